@@ -20,8 +20,8 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)" PYTHONDONTWR
 
 # Kept apart, so that the demonstration does not wait for a browser to be installed.
 PACKAGES := python3-venv clang llvm gcc libc6-dev libbpf-dev libbpf1 bpftool iproute2
-TEST_PACKAGES := tcpdump tshark chromium clang-format shellcheck libbpf-tools python3-bpfcc \
-	linux-headers-amd64
+TEST_PACKAGES := tcpdump tshark chromium fonts-dejavu-core clang-format \
+	shellcheck libbpf-tools python3-bpfcc linux-headers-amd64
 
 Q := $(if $(V),,@)
 
@@ -32,9 +32,9 @@ Q := $(if $(V),,@)
 help: ## what can be made
 	$(Q)sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-setup: $(BUILD)/.packages $(BIN)/.setup $(OBJECTS) ## the command .venv/bin/tcptrace, with all it needs
+setup: $(BUILD)/.packages .venv/.setup $(OBJECTS) ## the command .venv/bin/tcptrace, with all it needs
 
-setup-test: setup $(BUILD)/.packages-test $(BIN)/.setup-test $(STORM) ## what tests and checks need as well
+setup-test: setup $(BUILD)/.packages-test .venv/.setup-test $(STORM) ## what tests and checks need as well
 
 bpf: $(OBJECTS) ## the eBPF programs alone
 
@@ -75,17 +75,17 @@ $(BUILD)/.packages-test: scripts/install-packages $(BUILD)/.packages
 	$(Q)scripts/install-packages $(TEST_PACKAGES)
 	$(Q)mkdir -p $(@D) && touch $@
 
-$(BIN)/python: $(BUILD)/.packages
+.venv/.created: | $(BUILD)/.packages
 	$(Q)echo "creating the virtual environment"
-	$(Q)test -x $@ || $(PYTHON) -m venv .venv
-	$(Q)touch -h $@
+	$(Q)$(PYTHON) -m venv .venv
+	$(Q)touch $@
 
-$(BIN)/.setup: pyproject.toml setup.py | $(BIN)/python
+.venv/.setup: pyproject.toml setup.py .venv/.created
 	$(Q)echo "installing the Python packages"
 	$(Q)$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[report]'
 	$(Q)touch $@
 
-$(BIN)/.setup-test: $(BIN)/.setup
+.venv/.setup-test: .venv/.setup
 	$(Q)echo "installing the Python packages of the tests"
 	$(Q)$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[report,test]'
 	$(Q)touch $@
