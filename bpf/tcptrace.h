@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The one definition of everything that crosses from the kernel to Python: records, enums,
+ * configuration and loss counters. tcptrace/trace/wire.py is generated from the BTF of this header.
+ *
+ * Rules for records:
+ *   - `kind` first; fixed-width fields; padding explicit and zero;
+ *   - a signed field is -1 when the fact was not observed; an unsigned field is always known;
+ *   - times are CLOCK_MONOTONIC ns; ports and integers are in host order; addresses are 16 bytes in
+ *     network order, IPv4 as ::ffff:a.b.c.d;
+ *   - size + 8 (the ring buffer's header) is a power of two, so a ring is one numpy array.
+ */
+#ifndef TCPTRACE_H
+#define TCPTRACE_H
+
+/* Raised when a record's layout or meaning changes; stored in every trace. */
+enum tt_wire { TT_WIRE_VERSION = 1 };
+
+#define TT_COMM_LEN 16
+#define TT_ADDR_LEN 16
+
+enum tt_kind {
+	TT_KIND_CONNECTION = 1,
+	TT_KIND_RETRANSMIT = 2,        /* a segment of a known socket: SYN, data or FIN */
+	TT_KIND_SYNACK_RETRANSMIT = 3, /* has no full socket yet: joined by its tuple */
+	TT_KIND_RESET_SENT = 4,        /* for a packet without a connection, or after its record left */
+	TT_KIND_DROP = 5,              /* the kernel freed a TCP packet and said why */
+};
+
+enum tt_role {
+	TT_ROLE_UNKNOWN = 0,
+	TT_ROLE_ACTIVE = 1,
+	TT_ROLE_PASSIVE = 2,
+};
+
+enum tt_family {
+	TT_FAMILY_IPV4 = 4,
+	TT_FAMILY_IPV6 = 6,
+};
+
+enum tt_close_reason {
+	TT_CLOSE_UNKNOWN = 0,
+	TT_CLOSE_FIN = 1,
+	TT_CLOSE_RESET_SENT = 2,
+	TT_CLOSE_RESET_RECEIVED = 3,
+	TT_CLOSE_REFUSED = 4,
+	TT_CLOSE_TIMEOUT = 5,
+	TT_CLOSE_ABORTED = 6,
+	TT_CLOSE_OPEN = 7,
+};
+
+enum tt_initiator {
+	TT_INITIATOR_UNKNOWN = 0,
+	TT_INITIATOR_LOCAL = 1,
+	TT_INITIATOR_REMOTE = 2,
+	TT_INITIATOR_SIMULTANEOUS = 3,
+};
+
+/* How a connection's first sight and its transitions relate to what really happened. */
+enum tt_flag {
+	TT_FLAG_FIRST_MISSED = 1,  /* first seen after its birth: open before, or the kernel skipped us */
+	TT_FLAG_STATES_BROKEN = 2, /* a transition was skipped: the times in its states are null */
+	TT_FLAG_SEEDED = 4,        /* found open by the walk over all sockets */
+	TT_FLAG_AT_DESTROY = 8,    /* the record left at the socket's destruction: its CLOSE was skipped */
+};
+
+/* One connection's end. Emitted when it closes, or by the walk at the end of the recording. */
+struct tt_connection {
+	__u8 kind;
+	__u8 role;
+	__u8 family;
+	__u8 v4_mapped;
+	__u8 close_reason;
+	__u8 initiator;
+	__u8 flags;
+	__u8 state; /* the state it was in before CLOSE, or is in (enum of include/net/tcp_states.h) */
+	__u64 connection_id;
+	__s64 cookie;
+	__u8 local_addr[TT_ADDR_LEN];
+	__u8 remote_addr[TT_ADDR_LEN];
+	__u16 local_port; /* 0: never bound */
+	__u16 remote_port;
+	__u32 netns;
+	char comm[TT_COMM_LEN]; /* means something only when pid is not -1 */
+	char congestion_control[TT_COMM_LEN];
+	__s64 started_ns; /* SYN sent, or SYN-ACK sent */
+	__s64 ended_ns;   /* -1 while open */
+	__s64 seen_ns;    /* first sight, always known */
+	__s64 handshake_ns;
+	__s64 syn_sent_ns;
+	__s64 syn_recv_ns;
+	__s64 established_ns;
+	__s64 fin_wait1_ns;
+	__s64 fin_wait2_ns;
+	__s64 closing_ns;
+	__s64 close_wait_ns;
+	__s64 last_ack_ns;
+	__s64 snd_isn;
+	__s64 rcv_isn;
+	__s64 bytes_sent;
+	__s64 bytes_received;
+	__s64 segments_sent;
+	__s64 segments_received;
+	__s64 inode; /* of the socket's file, to find the owner of an open connection */
+	__s32 pid;
+	__s32 retransmits;
+	__s32 syn_retransmits;
+	__s32 synack_retransmits;
+	__s32 srtt_us;
+	__s32 min_rtt_us;
+	__s32 mss;
+	__s8 handshake_exact;
+	__s8 snd_wscale;
+	__s8 rcv_wscale;
+	__s8 sack;
+	__s8 timestamps;
+	__s8 ecn;
+	__s8 tfo;
+	__u8 pad0[1];
+	__u64 pad1[27];
+};
+
+/* A rare event. Fields that a kind does not have are -1. */
+struct tt_event {
+	__u8 kind;
+	__u8 family;
+	__u8 v4_mapped;
+	__s8 state;
+	__s8 ca_state; /* icsk_ca_state: 0 open, 1 disorder, 2 CWR, 3 recovery, 4 loss */
+	__s8 pending;  /* icsk_pending: the armed timer */
+	__u8 tcp_flags;
+	__u8 pad0[1];
+	__u64 time_ns;
+	__s64 connection_id;
+	__u8 local_addr[TT_ADDR_LEN]; /* of the end in this host that sends or drops */
+	__u8 remote_addr[TT_ADDR_LEN];
+	__u16 local_port;
+	__u16 remote_port;
+	__s32 reason; /* number of the running kernel's skb_drop_reason or sk_rst_reason */
+	__s64 netns;
+	__s64 sequence;      /* first sequence number of the segment */
+	__s64 first_sent_ns; /* when this SYN-ACK was sent first */
+	__s32 length_bytes;
+	__u8 pad1[4];
+	__u64 pad2[3];
+};
+
+_Static_assert(sizeof(struct tt_connection) + 8 == 512, "ring slot");
+_Static_assert(sizeof(struct tt_event) + 8 == 128, "ring slot");
+
+/* Per-CPU counters. The first group is what was lost; the trace keeps every one by its name. */
+enum tt_counter {
+	TT_LOST_CONNECTION_RING = 0, /* a connection's record found its ring full */
+	TT_LOST_EVENT_RING = 1,      /* an event's record found its ring full */
+	TT_LOST_STATE = 2,           /* no memory, or a full map, for a socket's state */
+	TT_COUNT_TRACKED = 3,        /* connections seen for the first time */
+	TT_COUNT_FINISHED = 4,       /* connections whose fate is settled: emitted, lost or filtered */
+	TT_COUNT_CONNECTIONS = 5,    /* connection records emitted */
+	TT_COUNT_EVENTS = 6,         /* event records emitted */
+	TT_COUNT_WALK_FULL = 7,      /* an interim record found the ring full; the next walk repeats it */
+	TT_COUNTERS = 8,
+};
+
+/* What user space decides before the programs are loaded. Constant to the verifier: what is switched
+ * off is not even translated. */
+struct tt_config {
+	__u32 cpus;               /* possible CPUs: connection ids of different CPUs interleave */
+	__u8 use_hash;            /* per-socket state in a hash, for kernels without socket storage here */
+	__u8 has_cookie;          /* bpf_get_socket_cookie may be called */
+	__u8 has_retransmit_err;  /* tcp_retransmit_skb tells failed retransmissions apart */
+	__u8 has_reset_reason;    /* tcp_send_reset gives a reason */
+	__u8 has_drop_socket;     /* kfree_skb gives the receiving socket */
+	__u8 filter_port;
+	__u8 filter_peer;
+	__u8 filter_pid;
+	__u8 filter_comm;
+	__u8 filter_netns;
+	__u8 pad0[6];
+	__u64 drop_reasons[4];    /* bit n: drops with reason n are recorded */
+};
+
+/* Written by user space while the programs run, and by the walk. */
+struct tt_control {
+	__u64 stopping;      /* no new connection is tracked any more */
+	__u64 seeded;        /* the first walk is complete */
+	__u64 interval_ns;   /* between two interim records of one open connection */
+	__u64 first_jiffies; /* set by the first walk: what happened before is not ours */
+};
+
+/* Key of the longest-prefix match of --peer. */
+struct tt_prefix {
+	__u32 prefix_len;
+	__u8 addr[TT_ADDR_LEN];
+};
+
+#endif

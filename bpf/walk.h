@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The walk over all sockets of one network namespace (iter/tcp). The first one finds what was open before
+ * the recording; later ones emit interim records, so that a killed recording has the open connections too;
+ * the last one (stopping) emits what is open at the end. Runs with the socket locked.
+ *
+ * BCC's loader has no iterators on kernels without BTF; there, user space asks sock_diag.
+ */
+#ifndef TCPTRACE_WALK_H
+#define TCPTRACE_WALK_H
+
+#include "connection.h"
+
+#ifndef TT_BCC
+
+static __always_inline void tt_walk_one(struct sock *sk, struct tt_control *c)
+{
+	int state = sk->__sk_common.skc_state;
+	__u64 now = bpf_ktime_get_ns();
+	struct tt_socket *s;
+	__s64 in_state = 0;
+
+	if (state == TCP_LISTEN || state == TCP_CLOSE)
+		return;
+	s = tt_state_get(sk, 0);
+	if (!s || !s->connection_id)
+		s = tt_first_sight(sk, state, now, c->seeded ? 0 : TT_FLAG_SEEDED);
+	if (!s || s->done || s->pending)
+		return;
+	if (s->emitted_ns && !c->stopping && now - s->emitted_ns < c->interval_ns)
+		return;
+	if (!tt_wanted(sk, s)) {
+		if (c->stopping) {
+			s->done = 1;
+			tt_count(TT_COUNT_FINISHED);
+		}
+		return;
+	}
+	if (s->state != state)
+		s->flags |= TT_FLAG_STATES_BROKEN;
+	/* the state it is in counts up to now, in this record only */
+	__u32 visited = s->visited;
+
+	if (s->entry_known) {
+		in_state = now - s->entered_ns;
+		s->state_ns[tt_slot(state)] += in_state;
+		s->visited |= 1 << tt_slot(state);
+	}
+	int sent = tt_emit(sk, s, TT_CLOSE_OPEN, -1);
+
+	if (in_state) {
+		s->state_ns[tt_slot(state)] -= in_state;
+		s->visited = visited;
+	}
+	if (!sent) {
+		tt_count(TT_COUNT_WALK_FULL); /* user space drains the ring and walks again */
+		return;
+	}
+	s->emitted_ns = now;
+	if (c->stopping) {
+		s->done = 1;
+		tt_count(TT_COUNT_FINISHED);
+	}
+}
+
+SEC("iter/tcp")
+int walk(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *skc = ctx->sk_common;
+	struct tt_control *c = tt_control();
+	struct tcp_sock *tp;
+
+	if (!skc || !c)
+		return 0;
+	if (!c->first_jiffies)
+		c->first_jiffies = bpf_jiffies64();
+	tp = bpf_skc_to_tcp_sock(skc); /* neither requests nor timewait sockets */
+	if (tp)
+		tt_walk_one((struct sock *)tp, c);
+	return 0;
+}
+
+#endif
+
+#endif
