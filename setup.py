@@ -40,10 +40,6 @@ class BuildWithResources(build_py):
 class LinuxWheel(bdist_wheel):
     """Any Python 3, but only the architecture that the eBPF objects were compiled for."""
 
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        self.root_is_pure = False
-
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", "linux_x86_64"
 
