@@ -202,8 +202,7 @@ static __always_inline int tt_emit(struct sock *sk, struct tt_socket *s, __u8 cl
 	r->handshake_exact = s->handshake_exact;
 	r->pid = s->pid;
 	__builtin_memcpy(r->comm, s->comm, sizeof(r->comm));
-	r->inode = ended_ns < 0 ? tt_inode(sk) : -1;
-	r->pad0[0] = 0;
+	__builtin_memset(r->pad0, 0, sizeof(r->pad0));
 	__builtin_memset(r->pad1, 0, sizeof(r->pad1));
 	__builtin_memset(r->congestion_control, 0, sizeof(r->congestion_control));
 	const struct tcp_congestion_ops *ca = TT_READ(&tp->inet_conn, icsk_ca_ops);

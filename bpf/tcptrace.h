@@ -101,7 +101,6 @@ struct tt_connection {
 	__s64 bytes_received;
 	__s64 segments_sent;
 	__s64 segments_received;
-	__s64 inode; /* of the socket's file, to find the owner of an open connection */
 	__s32 pid;
 	__s32 retransmits;
 	__s32 syn_retransmits;
@@ -116,8 +115,8 @@ struct tt_connection {
 	__s8 timestamps;
 	__s8 ecn;
 	__s8 tfo;
-	__u8 pad0[1];
-	__u64 pad1[27];
+	__u8 pad0[5];
+	__u64 pad1[28];
 };
 
 /* A rare event. Fields that a kind does not have are -1. */
@@ -175,7 +174,7 @@ struct tt_config {
 	__u8 filter_pid;
 	__u8 filter_comm;
 	__u8 filter_netns;
-	__u8 pad0[6];
+	__u8 pad0[2];
 	__u64 drop_reasons[4];    /* bit n: drops with reason n are recorded */
 };
 
@@ -185,6 +184,12 @@ struct tt_control {
 	__u64 seeded;        /* the first walk is complete */
 	__u64 interval_ns;   /* between two interim records of one open connection */
 	__u64 first_jiffies; /* set by the first walk: what happened before is not ours */
+};
+
+/* Who holds a socket's file, found in /proc before a walk; the key is the inode. */
+struct tt_holder {
+	__s32 pid;
+	char comm[TT_COMM_LEN];
 };
 
 /* Key of the longest-prefix match of --peer. */

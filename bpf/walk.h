@@ -13,6 +13,24 @@
 
 #ifndef TT_BCC
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, struct tt_holder);
+} holders SEC(".maps");
+
+static __always_inline void tt_walk_owner(struct sock *sk, struct tt_socket *s)
+{
+	__u64 inode = tt_inode(sk);
+	struct tt_holder *holder = TT_LOOKUP(holders, &inode);
+
+	if (s->pid >= 0 || !holder)
+		return;
+	s->pid = holder->pid;
+	__builtin_memcpy(s->comm, holder->comm, sizeof(s->comm));
+}
+
 static __always_inline void tt_walk_one(struct sock *sk, struct tt_control *c)
 {
 	int state = sk->__sk_common.skc_state;
@@ -29,6 +47,7 @@ static __always_inline void tt_walk_one(struct sock *sk, struct tt_control *c)
 		return;
 	if (s->emitted_ns && !c->stopping && now - s->emitted_ns < c->interval_ns)
 		return;
+	tt_walk_owner(sk, s);
 	if (!tt_wanted(sk, s)) {
 		if (c->stopping) {
 			s->done = 1;
