@@ -21,7 +21,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)" PYTHONDONTWR
 # Kept apart, so that the demonstration does not wait for a browser to be installed.
 PACKAGES := python3-venv clang llvm gcc libc6-dev libbpf-dev libbpf1 bpftool iproute2
 TEST_PACKAGES := tcpdump tshark chromium fonts-dejavu-core clang-format \
-	shellcheck libbpf-tools python3-bpfcc linux-headers-amd64
+	shellcheck libbpf-tools bpfcc-tools linux-headers-amd64
 
 Q := $(if $(V),,@)
 
