@@ -169,9 +169,11 @@ int main(int argc, char **argv)
 	pthread_join(server, NULL);
 	cpu = cpu_seconds() - cpu;
 
-	printf("{\"port\": %d, \"connections\": %ld, \"seconds\": %.6f, \"connections_per_s\": %.1f, "
+	printf("{\"port\": %d, \"connections\": %ld, \"seconds\": %.6f, \"connections_per_s\": "
+	       "%.1f, "
 	       "\"cpu_us_per_connection\": %.3f}\n",
-	       ntohs(family == AF_INET6 ? end.address.v6.sin6_port : end.address.v4.sin_port), connections,
-	       elapsed, (double)connections / elapsed, cpu * 1e6 / (double)connections);
+	       ntohs(family == AF_INET6 ? end.address.v6.sin6_port : end.address.v4.sin_port),
+	       connections, elapsed, (double)connections / elapsed,
+	       cpu * 1e6 / (double)connections);
 	return 0;
 }
