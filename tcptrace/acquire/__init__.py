@@ -1,0 +1,1 @@
+"""Everything that touches the kernel: what it can do, the programs, their ring buffers, the recording."""

@@ -1,0 +1,222 @@
+"""Loads the CO-RE programs through libbpf and attaches them, by what the kernel takes.
+
+A program that the kernel refuses is left out when its fact is not required, and the fact is reported as
+missing with the reason; a helper or map type that the kernel lacks is replaced by its fallback.
+"""
+
+import re
+import tempfile
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tcptrace import resources
+from tcptrace.acquire import libbpf
+from tcptrace.acquire.filters import Filters
+from tcptrace.acquire.providers import LIFECYCLE, Fact, Hook
+from tcptrace.acquire.ring import Ring
+from tcptrace.errors import HostError
+from tcptrace.trace import wire
+from tcptrace.trace.wire import Counter
+
+DEFAULT_BUFFER_BYTES = 16 << 20
+
+# What may be missing in the programs' kind of kernel, best first: socket storage (5.11) and the cookie
+# helper in tracing programs (5.12).
+_VARIANTS = (
+    {"use_hash": 0, "has_cookie": 1},
+    {"use_hash": 0, "has_cookie": 0},
+    {"use_hash": 1, "has_cookie": 1},
+    {"use_hash": 1, "has_cookie": 0},
+)
+
+# Drops that are part of a normal end, or that the packet's own record tells better.
+_ORDINARY_DROPS = {"TCP_RESET", "TCP_FASTOPEN"}
+_REASON_PREFIX = "SKB_DROP_REASON_"
+_RESET_PREFIX = "SK_RST_REASON_"
+
+
+@dataclass
+class Loaded:
+    """Attached programs. `close` detaches and unloads them."""
+
+    object: libbpf.Object
+    hooks: list[Hook]
+    drop_reasons: dict[int, str]
+    reset_reasons: dict[int, str]
+    buffer_bytes: int
+    loader: str = "core"
+    variant: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.connections = Ring(self.object.map("connections").fd, self.buffer_bytes, wire.CONNECTION)
+        self.events = Ring(self.object.map("events").fd, self.buffer_bytes, wire.EVENT)
+        self._counters = self.object.map("counters")
+        self._control = self.object.map("control")
+        self._cpus = libbpf.possible_cpus()
+
+    @property
+    def can_walk(self) -> bool:
+        return self.object.programs["walk"].attached
+
+    def walk_here(self) -> None:
+        """One walk over the sockets of the calling thread's network namespace."""
+        self.object.programs["walk"].iterate()
+
+    def set_holders(self, holders: dict[bytes, bytes]) -> None:
+        table = self.object.map("holders")
+        for key, value in holders.items():
+            table.update(key, value)
+
+    def control(self, **values: int) -> None:
+        """Changes fields of struct tt_control; the others keep their values."""
+        raw = self._control.lookup(bytes(4), wire.CONTROL.itemsize)
+        control = np.frombuffer(raw, wire.CONTROL).copy()
+        for name, value in values.items():
+            control[name] = value
+        self._control.update(bytes(4), control.tobytes())
+
+    def counters(self) -> dict[Counter, int]:
+        """Every counter, summed over the CPUs."""
+        raw = self._counters.lookup(bytes(4), Counter.COUNTERS * 8 * self._cpus)
+        sums = np.frombuffer(raw, np.uint64).reshape(self._cpus, Counter.COUNTERS).sum(axis=0)
+        return {counter: int(sums[counter]) for counter in Counter if counter is not Counter.COUNTERS}
+
+    def detach(self) -> dict[str, dict[str, int]]:
+        """No program runs any more; rings and counters stay readable.
+
+        Returns what each program cost and how often the kernel skipped it (see Program.statistics).
+        """
+        attached = {name: program for name, program in self.object.programs.items() if program.attached}
+        for program in attached.values():
+            program.detach()
+        return {name: program.statistics() for name, program in attached.items()}
+
+    def close(self) -> None:
+        self.object.close()
+
+
+def load(filters: Filters | None = None, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> Loaded:
+    """Loads and attaches the lifecycle programs. Raises HostError when the main job cannot run here."""
+    keys = (filters or Filters()).keys()
+    kernel = libbpf.KernelTypes()
+    try:
+        drop_reasons = _short(kernel.enum_names("skb_drop_reason"), _REASON_PREFIX)
+        reset_reasons = _short(kernel.enum_names("sk_rst_reason"), _RESET_PREFIX)
+        arguments = {fact.program: _arguments(kernel, fact) for fact in LIFECYCLE}
+    finally:
+        kernel.close()
+    missing = {
+        fact.program: _absence(fact, arguments[fact.program])
+        for fact in LIFECYCLE
+        if fact.tracepoint and (arguments[fact.program] or 0) < fact.arguments
+    }
+    config = np.zeros((), wire.CONFIG)
+    config["cpus"] = libbpf.possible_cpus()
+    config["has_retransmit_err"] = (arguments["tcp_retransmit_skb"] or 0) >= 3
+    config["has_reset_reason"] = (arguments["tcp_send_reset"] or 0) >= 3
+    config["has_drop_socket"] = (arguments["kfree_skb"] or 0) >= 4
+    for name in keys:
+        config["filter_" + {"netns": "netns"}.get(name[7:], name[7:-1])] = 1
+    words = np.zeros(4, np.uint64)
+    for number, name in drop_reasons.items():
+        if number < 256 and name.startswith("TCP_") and name not in _ORDINARY_DROPS:
+            words[number >> 6] |= np.uint64(1) << np.uint64(number & 63)
+    config["drop_reasons"] = words
+
+    object_, variant = _load_object(config, buffer_bytes, missing)
+    try:
+        for name, values in keys.items():
+            table = object_.map(name)
+            for key in values:
+                table.update(key, b"\1")
+        hooks = [_attach(object_, fact, missing) for fact in LIFECYCLE]
+        return Loaded(object_, hooks, drop_reasons, reset_reasons, buffer_bytes, variant=variant)
+    except BaseException:
+        object_.close()
+        raise
+
+
+def _short(names: dict[int, str], prefix: str) -> dict[int, str]:
+    return {number: name.removeprefix(prefix) for number, name in names.items()}
+
+
+def _arguments(kernel: libbpf.KernelTypes, fact: Fact) -> int | None:
+    return kernel.tracepoint_arguments(fact.tracepoint) if fact.tracepoint else None
+
+
+def _absence(fact: Fact, arguments: int | None) -> str:
+    if arguments is None:
+        return f"this kernel has no tracepoint {fact.tracepoint}"
+    return f"this kernel's tracepoint {fact.tracepoint} does not give the reason"
+
+
+def _load_object(
+    config: np.ndarray, buffer_bytes: int, missing: dict[str, str]
+) -> tuple[libbpf.Object, dict[str, int]]:
+    """Tries the variants; a program that none of them gets past the kernel joins `missing`."""
+    required = {fact.program for fact in LIFECYCLE if fact.required}
+    while True:
+        first: libbpf.BpfError | None = None
+        for variant in _VARIANTS:
+            object_ = libbpf.Object(resources.bpf_object("lifecycle"))
+            try:
+                for name in ("use_hash", "has_cookie"):
+                    config[name] = variant[name]
+                object_.set_initial_value(".rodata", config.tobytes())
+                object_.set_max_entries("connections", buffer_bytes)
+                object_.set_max_entries("events", buffer_bytes)
+                object_.set_autocreate("storage", not variant["use_hash"])
+                if not variant["use_hash"]:
+                    object_.set_max_entries("sockets", 1)
+                for name, program in object_.programs.items():
+                    program.set_autoload(name not in missing)
+                object_.load()
+                return object_, variant
+            except libbpf.BpfError as error:
+                object_.close()
+                first = first or error
+        assert first is not None
+        culprit = _culprit(first.log)
+        if culprit is None or culprit in missing or culprit in required:
+            raise HostError(_explain(first))
+        missing[culprit] = f"the kernel refuses the program: {_last_words(first.log)}"
+
+
+def _culprit(log: list[str]) -> str | None:
+    for line in reversed(log):
+        found = re.search(r"prog '(\w+)': failed to load", line)
+        if found:
+            return found[1]
+    return None
+
+
+def _last_words(log: list[str]) -> str:
+    """The verifier's verdict: the last line before its statistics."""
+    words = [
+        line.strip() for line in log if line.strip() and not line.startswith(("libbpf:", "processed", "--"))
+    ]
+    return words[-1] if words else "no reason given"
+
+
+def _explain(error: libbpf.BpfError) -> str:
+    with tempfile.NamedTemporaryFile("w", prefix="tcptrace-verifier-", suffix=".log", delete=False) as file:
+        file.write("\n".join(error.log) + "\n")
+    return f"{error}, so nothing can be recorded: {_last_words(error.log)} (the whole log is in {file.name})"
+
+
+def _attach(object_: libbpf.Object, fact: Fact, missing: dict[str, str]) -> Hook:
+    reason = missing.get(fact.program)
+    if reason is None:
+        program = object_.programs[fact.program]
+        try:
+            if fact.tracepoint:
+                program.attach()
+            else:
+                program.attach_iterator()
+            return Hook(fact.name, fact.provider, True, None)
+        except libbpf.BpfError as error:
+            reason = str(error)
+    if fact.required:
+        raise HostError(f"{fact.name}: {reason}, so {fact.consequence}")
+    return Hook(fact.name, None, False, f"{reason}, so {fact.consequence}")

@@ -1,0 +1,97 @@
+"""Which facts this kernel can give, and through which hook.
+
+One entry per measured fact; the first provider that works is used. Nothing here looks at version numbers:
+a tracepoint is there when the kernel's BTF has it, a program works when the kernel takes it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A fact, the program that provides it, and what is lost without it."""
+
+    name: str
+    program: str
+    provider: str
+    consequence: str
+    required: bool = False
+    arguments: int = 1  # the tracepoint must pass at least so many
+
+    @property
+    def tracepoint(self) -> str | None:
+        kind, _, event = self.provider.partition("/")
+        return event if kind == "tp_btf" else None
+
+
+LIFECYCLE = (
+    Fact(
+        "state transition",
+        "inet_sock_set_state",
+        "tp_btf/inet_sock_set_state",
+        "no connection can be seen",
+        required=True,
+        arguments=3,
+    ),
+    Fact(
+        "end of the socket",
+        "tcp_destroy_sock",
+        "tp_btf/tcp_destroy_sock",
+        "a connection whose close the kernel skipped would have no row",
+        required=True,
+    ),
+    Fact(
+        "reset sent",
+        "tcp_send_reset",
+        "tp_btf/tcp_send_reset",
+        "close_reason is null where this end sent a reset; resets without a connection are not recorded",
+        arguments=2,
+    ),
+    Fact(
+        "reset received",
+        "tcp_receive_reset",
+        "tp_btf/tcp_receive_reset",
+        "close_reason is null where the peer sent a reset, and aborted where it refused",
+    ),
+    Fact(
+        "retransmission",
+        "tcp_retransmit_skb",
+        "tp_btf/tcp_retransmit_skb",
+        "retransmissions are counted per connection but have no time of their own",
+        arguments=2,
+    ),
+    Fact(
+        "SYN-ACK retransmission",
+        "tcp_retransmit_synack",
+        "tp_btf/tcp_retransmit_synack",
+        "handshake_ns is null at the passive end when its SYN-ACK was lost",
+        arguments=2,
+    ),
+    Fact(
+        "drop with a reason",
+        "kfree_skb",
+        "tp_btf/kfree_skb",
+        "TCP packets that this host drops are not recorded",
+        arguments=3,
+    ),
+    Fact(
+        "connections open before and after",
+        "walk",
+        "iter/tcp",
+        "connections that are open at the start or at the end have no row",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Hook:
+    """What became of one fact in this recording: its provider, or None and why."""
+
+    fact: str
+    provider: str | None
+    exact: bool
+    reason: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {"fact": self.fact, "provider": self.provider, "exact": self.exact, "reason": self.reason}

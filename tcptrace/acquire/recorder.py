@@ -1,0 +1,239 @@
+"""One recording: programs attached, sockets walked, rings drained into the trace until told to stop."""
+
+import selectors
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tcptrace
+from tcptrace.acquire import hostfacts, loader, seed
+from tcptrace.acquire.filters import Filters
+from tcptrace.trace import wire
+from tcptrace.trace.wire import Counter
+from tcptrace.trace.writer import TraceWriter
+
+FORMAT_VERSION = 1
+
+# The default ring holds more than half a second of the fastest storm two cores can make.
+_POLL_S = 0.1
+# An open connection is recorded when a walk first meets it, then once in this long.
+_INTERIM_NS = 60 * 10**9
+# The walks between may cost this share of the time at most, but run each second when they are cheap:
+# what a killed recording knows of its open connections is as old as the last walk.
+_WALK_SHARE = 0.02
+_WALK_EVERY_S = 1.0
+# The last walk repeats while it makes progress: the ring may be smaller than what is open, and a socket
+# between its first state and its place in the kernel's table is not met.
+_IDLE_FINAL_WALKS = 3
+# After detaching, a program may still run on another CPU for this long at most.
+_SETTLE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for. `owner`: uid and gid of the trace file, where sudo hides the invoking user."""
+
+    path: Path
+    filters: Filters = field(default_factory=Filters)
+    mode: str = "lifecycle"
+    buffer_bytes: int = loader.DEFAULT_BUFFER_BYTES
+    duration_s: float | None = None
+    force: bool = False
+    owner: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Live counts since the start."""
+
+    elapsed_s: float
+    connections: int
+    events: int
+    lost: int
+
+
+class Recorder:
+    """Records from `start` to `stop`; `poll` in between, at least ten times a second."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._programs = loader.load(options.filters, options.buffer_bytes)
+        self._writer: TraceWriter | None = None
+        self._started = hostfacts.clock_pair()
+        self._next_walk = 0.0
+        self._drained = 0
+
+    def start(self) -> None:
+        """Finds what is open already and opens the file. Everything is attached when this returns."""
+        programs = self._programs
+        programs.control(interval_ns=_INTERIM_NS)
+        seeded: dict[str, Any] = {"monotonic_ns": None, "connections": 0, "namespaces": 0, "failed": []}
+        if programs.can_walk:
+            programs.set_holders(seed.holders())
+            walk = self._walk()
+            seeded.update(namespaces=walk.namespaces, failed=walk.failed)
+            counters = programs.counters()
+            seeded["connections"] = counters[Counter.COUNT_CONNECTIONS] + counters[Counter.COUNT_WALK_FULL]
+        programs.control(seeded=1)
+        seeded["monotonic_ns"] = time.monotonic_ns()
+        header = self._header(seeded)
+        self._writer = TraceWriter(
+            self.options.path, header, force=self.options.force, owner=self.options.owner
+        )
+        self.poll()
+
+    def _header(self, seeded: dict[str, Any]) -> dict[str, Any]:
+        options = self.options
+        return {
+            "format": "tcptrace",
+            "format_version": FORMAT_VERSION,
+            "wire_version": wire.WIRE_VERSION,
+            "trace_id": uuid.uuid4().hex,
+            "tcptrace_version": tcptrace.__version__,
+            **hostfacts.host_facts(),
+            "command_line": sys.argv,
+            "options": {
+                "mode": options.mode,
+                "filters": options.filters.as_json(),
+                "buffer_bytes": options.buffer_bytes,
+                "duration_s": options.duration_s,
+            },
+            "started": {"monotonic_ns": self._started[0], "realtime_ns": self._started[1]},
+            "seeded": seeded,
+            "loader": self._programs.loader,
+            "variant": self._programs.variant,
+            "hooks": [hook.as_json() for hook in self._programs.hooks],
+            "namespaces": {str(inode): name for inode, name in seed.namespace_names().items()},
+            "drop_reasons": {str(number): name for number, name in self._programs.drop_reasons.items()},
+            "reset_reasons": {str(number): name for number, name in self._programs.reset_reasons.items()},
+        }
+
+    def _walk(self) -> seed.Walk:
+        before = time.monotonic()
+        walk = seed.walk(self._programs.walk_here)
+        cost = time.monotonic() - before
+        self._next_walk = time.monotonic() + max(_WALK_EVERY_S, cost / _WALK_SHARE)
+        return walk
+
+    def _drain(self) -> None:
+        assert self._writer is not None
+        for ring in (self._programs.connections, self._programs.events):
+            records = ring.drain()
+            if len(records):
+                self._writer.add(records)
+                self._drained += len(records)
+
+    def poll(self) -> None:
+        """Moves what the rings hold into the trace; walks the sockets when it is time."""
+        assert self._writer is not None
+        self._drain()
+        if self._programs.can_walk and time.monotonic() >= self._next_walk:
+            self._walk()
+            self._drain()
+        self._writer.tick(time.monotonic())
+
+    def run(self, until: Callable[[], bool], wake_fd: int, progress: Callable[[Progress], None]) -> None:
+        """Polls until `until()` or the duration is over; `wake_fd` ends a pause when it becomes readable."""
+        begun = time.monotonic()
+        deadline = None if self.options.duration_s is None else begun + self.options.duration_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(wake_fd, selectors.EVENT_READ)
+            while not until():
+                pause = _POLL_S
+                if deadline is not None:
+                    pause = min(pause, deadline - time.monotonic())
+                    if pause <= 0:
+                        return
+                selector.select(pause)
+                self.poll()
+                progress(self.progress(time.monotonic() - begun))
+
+    def progress(self, elapsed_s: float) -> Progress:
+        counters = self._programs.counters()
+        lost = sum(n for counter, n in counters.items() if counter.name.startswith("LOST_"))
+        return Progress(elapsed_s, counters[Counter.COUNT_CONNECTIONS], counters[Counter.COUNT_EVENTS], lost)
+
+    def stop(self) -> dict[str, int]:
+        """Records what is still open, detaches, ends the file. Returns the losses by cause."""
+        assert self._writer is not None
+        programs = self._programs
+        ended = hostfacts.clock_pair()
+        programs.control(stopping=1)
+        if programs.can_walk:
+            programs.set_holders(seed.holders())
+            self._walk_to_the_end()
+        statistics = programs.detach()
+        unread = self._drain_to_the_end()
+        losses = self._losses(statistics, unread)
+        counters = programs.counters()
+        self._writer.close(
+            {
+                "clean": True,
+                "ended": {"monotonic_ns": ended[0], "realtime_ns": ended[1]},
+                "losses": losses,
+                "counts": {
+                    counter.name.removeprefix("COUNT_").lower(): n
+                    for counter, n in counters.items()
+                    if counter.name.startswith("COUNT_")
+                },
+                "programs": [{"name": name, **values} for name, values in statistics.items()],
+            }
+        )
+        return losses
+
+    def _walk_to_the_end(self) -> None:
+        idle, before = 0, self._programs.counters()
+        while idle < _IDLE_FINAL_WALKS:
+            self._walk()
+            self._drain()
+            counters = self._programs.counters()
+            full = counters[Counter.COUNT_WALK_FULL] != before[Counter.COUNT_WALK_FULL]
+            if not full and counters[Counter.COUNT_FINISHED] == counters[Counter.COUNT_TRACKED]:
+                return
+            progress = counters[Counter.COUNT_FINISHED] != before[Counter.COUNT_FINISHED]
+            idle, before = 0 if progress else idle + 1, counters
+
+    def _drain_to_the_end(self) -> int:
+        """Reads what programs still submit that ran while they were detached; returns what stays missing."""
+        deadline = time.monotonic() + _SETTLE_S
+        while True:
+            counters = self._programs.counters()
+            self._drain()
+            missing = counters[Counter.COUNT_CONNECTIONS] + counters[Counter.COUNT_EVENTS] - self._drained
+            if missing <= 0 or time.monotonic() > deadline:
+                return max(0, missing)
+            time.sleep(0.001)
+
+    def _losses(self, statistics: dict[str, dict[str, int]], unread: int) -> dict[str, int]:
+        counters = self._programs.counters()
+        losses = {
+            counter.name.removeprefix("LOST_").lower(): n
+            for counter, n in counters.items()
+            if counter.name.startswith("LOST_")
+        }
+        for name, values in statistics.items():
+            losses[f"recursion.{name}"] = values["recursion_misses"]
+        losses["unread"] = unread
+        # tracked, but neither ended nor met by the last walk: open in a namespace that could not be entered
+        losses["unaccounted"] = max(0, counters[Counter.COUNT_TRACKED] - counters[Counter.COUNT_FINISHED])
+        return {name: n for name, n in losses.items() if n}
+
+    def summary_line(self, losses: dict[str, int]) -> str:
+        """One sentence for the end of a recording."""
+        counters = self._programs.counters()
+        text = f"{self.options.path}: {counters[Counter.COUNT_CONNECTIONS]:,} connection records"
+        text += f", {counters[Counter.COUNT_EVENTS]:,} events, "
+        if not losses:
+            return text + "nothing lost"
+        text += "LOST " + ", ".join(f"{n:,} {name}" for name, n in losses.items())
+        if "connection_ring" in losses or "event_ring" in losses:
+            text += f" (a larger --buffer than {self.options.buffer_bytes} bytes would help)"
+        return text
+
+    def close(self) -> None:
+        """Unloads the programs. The file is whole only after `stop`."""
+        self._programs.close()

@@ -1,0 +1,137 @@
+"""The walk over all sockets of the host: every network namespace is entered, iter/tcp runs in each.
+
+An iterator sees only the namespace of the thread that runs it, so one thread of our own goes from
+namespace to namespace; it ends afterwards and never serves anything else.
+"""
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tcptrace.acquire.filters import NAMED_NAMESPACES
+from tcptrace.trace import wire
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass
+class Walk:
+    """The namespaces that were entered, and those that were not and why."""
+
+    namespaces: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+def _candidates() -> Iterator[str]:
+    yield "/proc/self/ns/net"
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            yield f"/proc/{entry}/ns/net"
+    try:
+        for entry in os.listdir(NAMED_NAMESPACES):
+            yield f"{NAMED_NAMESPACES}/{entry}"
+    except FileNotFoundError:
+        pass
+    # namespaces bound elsewhere (containers' runtimes keep theirs where they like)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        for line in mounts:
+            fields = line.split()
+            if fields[3].startswith("net:["):
+                yield fields[4]
+
+
+def namespaces() -> dict[int, str]:
+    """inode -> a path to it, for each network namespace that a process or a mount keeps alive.
+
+    One that only an open descriptor or a socket keeps alive is not found; its connections that never
+    close show as `unaccounted` among the losses.
+    """
+    found: dict[int, str] = {}
+    for path in _candidates():
+        try:
+            found.setdefault(os.stat(path).st_ino, path)
+        except OSError:
+            continue  # the process has gone, or its namespace is not ours to see
+    return found
+
+
+def namespace_names() -> dict[int, str]:
+    """inode -> name, for the namespaces that `ip netns` knows."""
+    names: dict[int, str] = {}
+    try:
+        for entry in os.scandir(NAMED_NAMESPACES):
+            names[entry.stat().st_ino] = entry.name
+    except FileNotFoundError:
+        pass
+    return names
+
+
+def walk(run: Callable[[], None]) -> Walk:
+    """Calls `run` once in every network namespace. An error of `run` itself is raised here."""
+    result = Walk()
+    errors: list[BaseException] = []
+
+    def visit() -> None:
+        for inode, path in namespaces().items():
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue  # gone since it was listed
+            try:
+                if _libc.setns(fd, _CLONE_NEWNET):
+                    result.failed.append(f"{inode}: {os.strerror(ctypes.get_errno())}")
+                    continue
+                run()
+                result.namespaces += 1
+            except BaseException as error:  # handed to the caller's thread
+                errors.append(error)
+                return
+            finally:
+                os.close(fd)
+
+    thread = threading.Thread(target=visit, name="tcptrace-walk")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return result
+
+
+def holders(limit: int = 65536) -> dict[bytes, bytes]:
+    """Socket inode -> its holder, as key and value of the map `holders`.
+
+    A socket that several processes hold has no one owner and is left out.
+    """
+    seen: dict[int, int] = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdecimal():
+            continue
+        try:
+            descriptors = os.listdir(f"/proc/{entry}/fd")
+        except OSError:
+            continue  # it ended, or is not ours to look into
+        for descriptor in descriptors:
+            try:
+                target = os.readlink(f"/proc/{entry}/fd/{descriptor}")
+            except OSError:
+                continue
+            if target.startswith("socket:["):
+                inode = int(target[8:-1])
+                seen[inode] = int(entry) if seen.get(inode, int(entry)) == int(entry) else -1
+    values: dict[int, bytes] = {}
+    for pid in set(seen.values()) - {-1}:
+        try:
+            comm = Path(f"/proc/{pid}/comm").read_bytes().rstrip(b"\n")
+        except OSError:
+            continue
+        value = np.zeros((), wire.HOLDER)
+        value["pid"], value["comm"] = pid, comm
+        values[pid] = value.tobytes()
+    owned = [(inode, pid) for inode, pid in seen.items() if pid in values]
+    return {np.uint64(inode).tobytes(): values[pid] for inode, pid in owned[:limit]}
