@@ -33,6 +33,7 @@ help: ## what can be made
 	$(Q)sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 setup: $(BUILD)/.packages .venv/.setup $(OBJECTS) ## the command .venv/bin/tcptrace, with all it needs
+	$(Q)$(if $(filter setup,$(MAKECMDGOALS)),echo "ready: .venv/bin/tcptrace",:)
 
 setup-test: setup $(BUILD)/.packages-test .venv/.setup-test $(STORM) ## what tests and checks need as well
 
