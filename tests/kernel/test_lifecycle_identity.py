@@ -132,8 +132,8 @@ def test_open_at_the_end(wired: Wired, record: Record) -> None:
         assert receive(client, 5) == b"hello"
         facts, port = (agreed(client), agreed(server)), client.getsockname()[1]
         with watch("finish"):
-            assert recording.finish() == 0
-    left, right = ends(recording.rows(), a, b)
+            rows = recording.stop()
+    left, right = ends(rows, a, b)
     common = {
         "started_ns": watch.wall("connect"),
         "ended_ns": None,
