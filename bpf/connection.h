@@ -129,8 +129,8 @@ static __always_inline void tt_fill_states(struct tt_socket *s, struct tt_connec
 	r->close_wait_ns = tt_state_time(s, TCP_CLOSE_WAIT);
 	r->last_ack_ns = tt_state_time(s, TCP_LAST_ACK);
 	/* the child's own SYN_RECV is the processing of the third ACK; the request's was the half-open time */
-	r->syn_recv_ns = s->role == TT_ROLE_PASSIVE ? s->handshake_ns
-						    : tt_state_time(s, TCP_SYN_RECV);
+	r->syn_recv_ns =
+		s->role == TT_ROLE_PASSIVE ? s->handshake_ns : tt_state_time(s, TCP_SYN_RECV);
 }
 
 static __always_inline void tt_fill_agreed(struct tcp_sock *tp, struct tt_socket *s,
@@ -185,7 +185,7 @@ static __always_inline int tt_emit(struct sock *sk, struct tt_socket *s, __u8 cl
 
 	if (!tp)
 		return 0;
-	r = TT_RESERVE(connections, struct tt_connection);
+	r = tt_reserve_connection();
 	if (!r)
 		return 0;
 	r->kind = TT_KIND_CONNECTION;
@@ -213,7 +213,7 @@ static __always_inline int tt_emit(struct sock *sk, struct tt_socket *s, __u8 cl
 	tt_fill_states(s, r);
 	tt_fill_agreed(tp, s, r);
 	tt_fill_volume(sk, tp, s, r);
-	TT_SUBMIT(connections, r);
+	tt_submit_connection(r);
 	tt_count(TT_COUNT_CONNECTIONS);
 	return 1;
 }

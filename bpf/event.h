@@ -7,7 +7,7 @@
 
 static __always_inline struct tt_event *tt_event_new(enum tt_kind kind)
 {
-	struct tt_event *e = TT_RESERVE(events, struct tt_event);
+	struct tt_event *e = tt_reserve_event();
 
 	if (!e) {
 		tt_count(TT_LOST_EVENT_RING);
@@ -24,7 +24,7 @@ static __always_inline struct tt_event *tt_event_new(enum tt_kind kind)
 
 static __always_inline void tt_event_submit(struct tt_event *e)
 {
-	TT_SUBMIT(events, e);
+	tt_submit_event(e);
 	tt_count(TT_COUNT_EVENTS);
 }
 
@@ -133,7 +133,7 @@ static __always_inline void tt_event_retransmit(struct sock *sk, struct sk_buff 
 static __always_inline void tt_event_synack(struct request_sock *req)
 {
 	struct tcp_request_sock *treq = (struct tcp_request_sock *)req;
-	struct tt_subject who = { .remote.prefix_len = 8 * TT_ADDR_LEN };
+	struct tt_subject who = {.remote.prefix_len = 8 * TT_ADDR_LEN};
 	struct tt_event *e;
 
 	TT_COPY(who.remote.addr, req, __req_common.skc_v6_daddr);

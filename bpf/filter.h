@@ -21,12 +21,12 @@ static __always_inline int tt_any_filter(void)
 
 static __always_inline int tt_tuple_wanted(struct tt_subject *who, int final)
 {
-	if (TT_CONFIG(filter_netns) && !TT_LOOKUP(wanted_netns, &who->netns))
+	if (TT_CONFIG(filter_netns) && !tt_has_netns(&who->netns))
 		return 0;
-	if (TT_CONFIG(filter_port) && !TT_LOOKUP(wanted_ports, &who->remote_port) &&
-	    !TT_LOOKUP(wanted_ports, &who->local_port) && (final || who->local_port))
+	if (TT_CONFIG(filter_port) && !tt_has_port(&who->remote_port) &&
+	    !tt_has_port(&who->local_port) && (final || who->local_port))
 		return 0;
-	if (TT_CONFIG(filter_peer) && !TT_LOOKUP(wanted_peers, &who->remote))
+	if (TT_CONFIG(filter_peer) && !tt_has_peer(&who->remote))
 		return 0;
 	return 1;
 }
@@ -37,7 +37,7 @@ static __always_inline int tt_owner_wanted(struct tt_socket *s)
 	if (TT_CONFIG(filter_pid)) {
 		__u32 pid = s ? (__u32)s->pid : 0;
 
-		if (!s || s->pid < 0 || !TT_LOOKUP(wanted_pids, &pid))
+		if (!s || s->pid < 0 || !tt_has_pid(&pid))
 			return 0;
 	}
 	if (TT_CONFIG(filter_comm)) {
@@ -46,7 +46,7 @@ static __always_inline int tt_owner_wanted(struct tt_socket *s)
 		if (!s || s->pid < 0)
 			return 0;
 		__builtin_memcpy(comm.name, s->comm, sizeof(comm.name));
-		if (!TT_LOOKUP(wanted_comms, &comm))
+		if (!tt_has_comm(&comm))
 			return 0;
 	}
 	return 1;

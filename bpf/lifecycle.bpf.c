@@ -33,7 +33,8 @@ static __always_inline void tt_established(struct sock *sk, struct tt_socket *s,
 		s->syn_retransmits = retrans;
 		s->synack_retransmits = 0;
 		s->handshake_ns = now - s->entered_ns;
-		s->handshake_exact = retrans > 0; /* then seconds, against the port search before the SYN */
+		s->handshake_exact =
+			retrans > 0; /* then seconds, against the port search before the SYN */
 		/* The SYN's own transmit stamp, to the microsecond, where the sample is that of the SYN. */
 		if (!retrans && srtt_us && sent_ns + 1000 >= s->entered_ns && sent_ns <= now) {
 			s->started_ns = sent_ns;
@@ -146,8 +147,7 @@ TT_TRACEPOINT(inet_sock_set_state)
 		return 0;
 	__u64 now = bpf_ktime_get_ns();
 
-	if ((old == TCP_CLOSE && new == TCP_SYN_SENT) ||
-	    (old == TCP_LISTEN && new == TCP_SYN_RECV))
+	if ((old == TCP_CLOSE && new == TCP_SYN_SENT) || (old == TCP_LISTEN && new == TCP_SYN_RECV))
 		tt_birth(sk, new, now);
 	else
 		tt_transition(sk, old, new, now);

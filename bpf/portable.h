@@ -12,8 +12,9 @@
  *   TT_READ(pointer, field)   reads through a pointer that the tracepoint passed (a direct load in CO-RE)
  *   TT_PROBE(pointer, field)  reads through any other kernel pointer
  *   TT_CONFIG(field)          a constant of struct tt_config
- *   TT_RESERVE, TT_SUBMIT     ring buffer
- *   tt_state_get, tt_state_drop, tt_count, tt_control, tt_in_set, tt_in_prefixes
+ *   tt_reserve_X, tt_submit_X  records of the rings `connections` and `events`
+ *   tt_has_X(key)             is the key in the set `wanted_X`?
+ *   tt_state_get, tt_state_drop, tt_counters, tt_control
  */
 #ifndef TCPTRACE_PORTABLE_H
 #define TCPTRACE_PORTABLE_H
@@ -52,7 +53,7 @@ struct tt_socket {
 	__s64 started_ns;
 	__s64 handshake_ns;
 	__u64 state_ns[16]; /* by state; 16 so that a mask proves the index to the verifier */
-	__u32 visited; /* bit n: state_ns[n] was observed from its entry to its exit */
+	__u32 visited;      /* bit n: state_ns[n] was observed from its entry to its exit */
 	__u32 total_retrans;
 	__s32 syn_retransmits;
 	__s32 synack_retransmits;
@@ -113,9 +114,65 @@ BPF_HASH(wanted_netns, __u32, __u8, 1024);
 BPF_HASH(wanted_comms, struct tt_comm, __u8, 1024);
 BPF_LPM_TRIE(wanted_peers, struct tt_prefix, __u8, 1024);
 
-#define TT_RESERVE(ring, type) ((type *)ring.ringbuf_reserve(sizeof(type)))
-#define TT_SUBMIT(ring, record) ring.ringbuf_submit(record, BPF_RB_NO_WAKEUP)
-#define TT_LOOKUP(map, key) map.lookup(key)
+/* BCC rewrites map functions, but not inside macros. */
+static inline struct tt_connection *tt_reserve_connection(void)
+{
+	return connections.ringbuf_reserve(sizeof(struct tt_connection));
+}
+
+static inline void tt_submit_connection(struct tt_connection *r)
+{
+	connections.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+}
+
+static inline struct tt_event *tt_reserve_event(void)
+{
+	return events.ringbuf_reserve(sizeof(struct tt_event));
+}
+
+static inline void tt_submit_event(struct tt_event *e)
+{
+	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+}
+
+static inline int tt_has_port(__u32 *key)
+{
+	return wanted_ports.lookup(key) != 0;
+}
+
+static inline int tt_has_pid(__u32 *key)
+{
+	return wanted_pids.lookup(key) != 0;
+}
+
+static inline int tt_has_netns(__u32 *key)
+{
+	return wanted_netns.lookup(key) != 0;
+}
+
+static inline int tt_has_comm(struct tt_comm *key)
+{
+	return wanted_comms.lookup(key) != 0;
+}
+
+static inline int tt_has_peer(struct tt_prefix *key)
+{
+	return wanted_peers.lookup(key) != 0;
+}
+
+static inline struct tt_counters *tt_counters(void)
+{
+	int zero = 0;
+
+	return counters.lookup(&zero);
+}
+
+static inline struct tt_control *tt_control(void)
+{
+	int zero = 0;
+
+	return control.lookup(&zero);
+}
 
 static inline struct tt_socket *tt_state_get(struct sock *sk, int create)
 {
@@ -190,25 +247,37 @@ const volatile struct tt_config tt_config = {};
 #define TT_CONFIG(field) tt_config.field
 #define TT_CONFIG_DROP_REASONS(word) tt_config.drop_reasons[word]
 
-#define TT_RING(name)                                                                              \
+#define TT_RING(name, one)                                                                         \
 	struct {                                                                                   \
 		__uint(type, BPF_MAP_TYPE_RINGBUF);                                                \
 		__uint(max_entries, 1 << 24);                                                      \
-	} name SEC(".maps")
-#define TT_SET(name, key_type)                                                                     \
+	} name SEC(".maps");                                                                       \
+	static __always_inline struct tt_##one *tt_reserve_##one(void)                             \
+	{                                                                                          \
+		return bpf_ringbuf_reserve(&name, sizeof(struct tt_##one), 0);                     \
+	}                                                                                          \
+	static __always_inline void tt_submit_##one(struct tt_##one *record)                       \
+	{                                                                                          \
+		bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);                                      \
+	}
+#define TT_SET(name, one, key_type)                                                                \
 	struct {                                                                                   \
 		__uint(type, BPF_MAP_TYPE_HASH);                                                   \
 		__uint(max_entries, 1024);                                                         \
 		__type(key, key_type);                                                             \
 		__type(value, __u8);                                                               \
-	} name SEC(".maps")
+	} name SEC(".maps");                                                                       \
+	static __always_inline int tt_has_##one(key_type *key)                                     \
+	{                                                                                          \
+		return bpf_map_lookup_elem(&name, key) != 0;                                       \
+	}
 
-TT_RING(connections);
-TT_RING(events);
-TT_SET(wanted_ports, __u32);
-TT_SET(wanted_pids, __u32);
-TT_SET(wanted_netns, __u32);
-TT_SET(wanted_comms, struct tt_comm);
+TT_RING(connections, connection)
+TT_RING(events, event)
+TT_SET(wanted_ports, port, __u32)
+TT_SET(wanted_pids, pid, __u32)
+TT_SET(wanted_netns, netns, __u32)
+TT_SET(wanted_comms, comm, struct tt_comm)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
@@ -246,9 +315,24 @@ struct {
 	__type(value, struct tt_control);
 } control SEC(".maps");
 
-#define TT_RESERVE(ring, type) ((type *)bpf_ringbuf_reserve(&ring, sizeof(type), 0))
-#define TT_SUBMIT(ring, record) bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP)
-#define TT_LOOKUP(map, key) bpf_map_lookup_elem(&map, key)
+static __always_inline int tt_has_peer(struct tt_prefix *key)
+{
+	return bpf_map_lookup_elem(&wanted_peers, key) != 0;
+}
+
+static __always_inline struct tt_counters *tt_counters(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&counters, &zero);
+}
+
+static __always_inline struct tt_control *tt_control(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&control, &zero);
+}
 
 /* The fresh value of a hash is too large for the stack of a program that already holds much. */
 static const struct tt_socket tt_fresh SEC(".rodata.fresh") = {};
@@ -256,7 +340,8 @@ static const struct tt_socket tt_fresh SEC(".rodata.fresh") = {};
 static __always_inline struct tt_socket *tt_state_get(struct sock *sk, int create)
 {
 	if (!TT_CONFIG(use_hash))
-		return bpf_sk_storage_get(&storage, sk, 0, create ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+		return bpf_sk_storage_get(&storage, sk, 0,
+					  create ? BPF_SK_STORAGE_GET_F_CREATE : 0);
 
 	__u64 key = (__u64)sk;
 	struct tt_socket *s = bpf_map_lookup_elem(&sockets, &key);
@@ -328,17 +413,9 @@ static __always_inline __u32 tt_slot(int state)
 /* Adds one to a counter of this CPU and returns its old value. Atomic, because a softirq may interrupt. */
 static __always_inline __u64 tt_count(enum tt_counter which)
 {
-	__u32 zero = 0;
-	struct tt_counters *c = TT_LOOKUP(counters, &zero);
+	struct tt_counters *c = tt_counters();
 
 	return c ? __sync_fetch_and_add(&c->value[which], 1) : 0;
-}
-
-static __always_inline struct tt_control *tt_control(void)
-{
-	__u32 zero = 0;
-
-	return TT_LOOKUP(control, &zero);
 }
 
 #endif

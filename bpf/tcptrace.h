@@ -23,8 +23,8 @@ enum tt_kind {
 	TT_KIND_CONNECTION = 1,
 	TT_KIND_RETRANSMIT = 2,        /* a segment of a known socket: SYN, data or FIN */
 	TT_KIND_SYNACK_RETRANSMIT = 3, /* has no full socket yet: joined by its tuple */
-	TT_KIND_RESET_SENT = 4,        /* for a packet without a connection, or after its record left */
-	TT_KIND_DROP = 5,              /* the kernel freed a TCP packet and said why */
+	TT_KIND_RESET_SENT = 4, /* for a packet without a connection, or after its record left */
+	TT_KIND_DROP = 5,       /* the kernel freed a TCP packet and said why */
 };
 
 enum tt_role {
@@ -58,10 +58,12 @@ enum tt_initiator {
 
 /* How a connection's first sight and its transitions relate to what really happened. */
 enum tt_flag {
-	TT_FLAG_FIRST_MISSED = 1,  /* first seen after its birth: open before, or the kernel skipped us */
+	TT_FLAG_FIRST_MISSED =
+		1, /* first seen after its birth: open before, or the kernel skipped us */
 	TT_FLAG_STATES_BROKEN = 2, /* a transition was skipped: the times in its states are null */
 	TT_FLAG_SEEDED = 4,        /* found open by the walk over all sockets */
-	TT_FLAG_AT_DESTROY = 8,    /* the record left at the socket's destruction: its CLOSE was skipped */
+	TT_FLAG_AT_DESTROY =
+		8, /* the record left at the socket's destruction: its CLOSE was skipped */
 };
 
 /* One connection's end. Emitted when it closes, or by the walk at the end of the recording. */
@@ -153,29 +155,30 @@ enum tt_counter {
 	TT_LOST_EVENT_RING = 1,      /* an event's record found its ring full */
 	TT_LOST_STATE = 2,           /* no memory, or a full map, for a socket's state */
 	TT_COUNT_TRACKED = 3,        /* connections seen for the first time */
-	TT_COUNT_FINISHED = 4,       /* connections whose fate is settled: emitted, lost or filtered */
-	TT_COUNT_CONNECTIONS = 5,    /* connection records emitted */
-	TT_COUNT_EVENTS = 6,         /* event records emitted */
-	TT_COUNT_WALK_FULL = 7,      /* an interim record found the ring full; the next walk repeats it */
+	TT_COUNT_FINISHED = 4,    /* connections whose fate is settled: emitted, lost or filtered */
+	TT_COUNT_CONNECTIONS = 5, /* connection records emitted */
+	TT_COUNT_EVENTS = 6,      /* event records emitted */
+	TT_COUNT_WALK_FULL =
+		7, /* an interim record found the ring full; the next walk repeats it */
 	TT_COUNTERS = 8,
 };
 
 /* What user space decides before the programs are loaded. Constant to the verifier: what is switched
  * off is not even translated. */
 struct tt_config {
-	__u32 cpus;               /* possible CPUs: connection ids of different CPUs interleave */
-	__u8 use_hash;            /* per-socket state in a hash, for kernels without socket storage here */
-	__u8 has_cookie;          /* bpf_get_socket_cookie may be called */
-	__u8 has_retransmit_err;  /* tcp_retransmit_skb tells failed retransmissions apart */
-	__u8 has_reset_reason;    /* tcp_send_reset gives a reason */
-	__u8 has_drop_socket;     /* kfree_skb gives the receiving socket */
+	__u32 cpus;      /* possible CPUs: connection ids of different CPUs interleave */
+	__u8 use_hash;   /* per-socket state in a hash, for kernels without socket storage here */
+	__u8 has_cookie; /* bpf_get_socket_cookie may be called */
+	__u8 has_retransmit_err; /* tcp_retransmit_skb tells failed retransmissions apart */
+	__u8 has_reset_reason;   /* tcp_send_reset gives a reason */
+	__u8 has_drop_socket;    /* kfree_skb gives the receiving socket */
 	__u8 filter_port;
 	__u8 filter_peer;
 	__u8 filter_pid;
 	__u8 filter_comm;
 	__u8 filter_netns;
 	__u8 pad0[2];
-	__u64 drop_reasons[4];    /* bit n: drops with reason n are recorded */
+	__u64 drop_reasons[4]; /* bit n: drops with reason n are recorded */
 };
 
 /* Written by user space while the programs run, and by the walk. */

@@ -23,7 +23,7 @@ struct {
 static __always_inline void tt_walk_owner(struct sock *sk, struct tt_socket *s)
 {
 	__u64 inode = tt_inode(sk);
-	struct tt_holder *holder = TT_LOOKUP(holders, &inode);
+	struct tt_holder *holder = bpf_map_lookup_elem(&holders, &inode);
 
 	if (s->pid >= 0 || !holder)
 		return;
