@@ -115,6 +115,9 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench: needs root, to record and to read the kernel's statistics", file=sys.stderr)
         return 3
+    name = "rps" if options.rps else "default"
+    if options.write:
+        tables.section(options.write, name)  # fails now rather than after the runs
     # SIGTERM cleans up like Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -129,7 +132,7 @@ def main() -> int:
     options.json.write_text(json.dumps(figures, indent=1) + "\n")
     print(f"bench: figures of every run in {options.json}", file=sys.stderr)
     if options.write:
-        tables.put_into(options.write, tables.document(figures), "rps" if options.rps else "default")
+        tables.put_into(options.write, tables.document(figures), name)
         print(f"bench: tables written to {options.write}", file=sys.stderr)
     return 0
 

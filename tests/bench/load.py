@@ -22,6 +22,6 @@ class Load:
 
 def storm(seconds: float) -> Load:
     """Run the storm on a port that the kernel chooses, so that runs do not see each other's sockets."""
-    command = [STORM, "-s", f"{seconds}"]
+    command = [str(STORM), "-s", f"{seconds}"]
     result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60)
     return Load(**json.loads(result.stdout))

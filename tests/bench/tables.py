@@ -119,11 +119,16 @@ def document(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def put_into(path: Path, text: str, section: str) -> None:
-    """Replace what stands between the marks of a section. Raises ValueError when they are missing."""
-    begin, end = f"<!-- {section}: begin, written by make bench -->", f"<!-- {section}: end -->"
-    document = path.read_text()
-    pattern = re.escape(begin) + ".*?" + re.escape(end)
-    if not re.search(pattern, document, re.DOTALL):
-        raise ValueError(f"{path} has no section {section!r}")
-    path.write_text(re.sub(pattern, lambda _: f"{begin}\n{text}\n{end}", document, flags=re.DOTALL))
+def section(path: Path, name: str) -> re.Match[str]:
+    """What stands between the marks of a section in a document. Raises ValueError when they are missing."""
+    begin, end = f"<!-- {name}: begin, written by make bench -->\n", f"<!-- {name}: end -->"
+    found = re.search(re.escape(begin) + "(.*?)" + re.escape(end), path.read_text(), re.DOTALL)
+    if not found:
+        raise ValueError(f"{path} has no section {name!r}")
+    return found
+
+
+def put_into(path: Path, text: str, name: str) -> None:
+    """Replace what stands between the marks of a section."""
+    found, document = section(path, name), path.read_text()
+    path.write_text(document[: found.start(1)] + text + "\n" + document[found.end(1) :])

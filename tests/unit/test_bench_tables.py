@@ -1,0 +1,70 @@
+"""The arithmetic behind the tables of `make bench`."""
+
+from pathlib import Path
+
+import pytest
+
+import tables
+from load import Load
+from tracers import Traced
+
+
+def load(rate: float, cpu: float = 50.0) -> Load:
+    return Load(port=1, connections=1000, seconds=1.0, connections_per_s=rate, cpu_us_per_connection=cpu)
+
+
+def traced(rate: float, rows: int, lost: dict[str, int] | None) -> Traced:
+    return Traced(
+        load(rate, 55.0), start_s=0.5, cpu_s=0.2, cpu_load_s=0.01, rows=rows, lost=lost, trace_bytes=rows * 90
+    )
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    rounds = [
+        {"untraced": load(100), "tcptrace": traced(95, 2000, {"total": 0})},
+        {"untraced": load(200), "tcptrace": traced(180, 2000, {"total": 0})},
+        {"untraced": load(50), "tcptrace": traced(49, 2000, {"total": 0})},
+    ]
+    result = tables.results(rounds)["tcptrace"]
+    assert result["rate_ratio"] == pytest.approx({"median": 0.95, "min": 0.9, "max": 0.98})
+    assert result["cpu_ratio"]["median"] == pytest.approx(1.1)
+    assert result["rows_per_end"]["median"] == 1
+    assert result["tracer_cpu_us"]["median"] == pytest.approx(10)
+    assert result["trace_bytes_per_row"] == 90
+
+
+def test_losses_are_added_up_by_cause_and_unknown_is_not_zero() -> None:
+    rounds = [
+        {
+            "untraced": load(1),
+            "tcptrace": traced(1, 1990, {"total": 10, "connection_ring": 10}),
+            "peer": traced(1, 1, None),
+        },
+        {
+            "untraced": load(1),
+            "tcptrace": traced(1, 1995, {"total": 5, "connection_ring": 5}),
+            "peer": traced(1, 1, None),
+        },
+    ]
+    results = tables.results(rounds)
+    assert results["tcptrace"]["lost"] == {"total": 15, "connection_ring": 15}
+    assert tables.lost_text(results["tcptrace"]["lost"]) == "connection_ring 15"
+    assert results["peer"]["lost"] is None
+    assert tables.lost_text(None) == "not counted"
+    assert tables.lost_text({"total": 0}) == "0"
+
+
+def test_a_peer_that_missed_rounds_is_compared_with_its_own_rounds_only() -> None:
+    rounds = [{"untraced": load(100), "peer": traced(50, 2000, None)}, {"untraced": load(1000)}]
+    assert tables.results(rounds)["peer"]["rate_ratio"]["median"] == 0.5
+
+
+def test_only_the_marked_section_of_a_document_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "overhead.md"
+    path.write_text("a\n<!-- x: begin, written by make bench -->\nold\n<!-- x: end -->\nb\n")
+    tables.put_into(path, r"| new \1 |", "x")
+    assert (
+        path.read_text() == "a\n<!-- x: begin, written by make bench -->\n| new \\1 |\n<!-- x: end -->\nb\n"
+    )
+    with pytest.raises(ValueError, match="no section 'y'"):
+        tables.put_into(path, "", "y")
