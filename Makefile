@@ -62,6 +62,7 @@ wire: setup ## generate tcptrace/trace/wire.py from bpf/tcptrace.h
 	$(Q)$(BIN)/python scripts/generate-wire
 
 wheel: setup ## dist/tcptrace-*.whl, with the compiled eBPF programs in it
+	$(Q)rm -rf $(BUILD)/lib dist
 	$(Q)$(BIN)/pip wheel -q --no-deps -w dist .
 	$(Q)ls dist/*.whl
 
