@@ -31,7 +31,7 @@ _VARIANTS = (
 )
 
 # Drops that are part of a normal end, or that the packet's own record tells better.
-_ORDINARY_DROPS = {"TCP_RESET", "TCP_FASTOPEN"}
+_ORDINARY_DROPS = {"TCP_RESET", "TCP_FASTOPEN", "TCP_CLOSE"}
 _REASON_PREFIX = "SKB_DROP_REASON_"
 _RESET_PREFIX = "SK_RST_REASON_"
 
