@@ -1,0 +1,84 @@
+"""`tcptrace report`: one self-contained HTML page of one or more traces."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from tcptrace.errors import EXIT_INCOMPLETE, EXIT_OK
+from tcptrace.output.escape import visible
+from tcptrace.output.files import check_target, write_private
+
+STDOUT = Path("-")
+
+
+@click.command("report", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("traces", metavar="TRACE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where the page goes; - for standard output. Default: the name of the (first) trace with .html, "
+    "in the current directory.",
+)
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+def command(traces: tuple[Path, ...], output: Path | None, force: bool) -> int:
+    """Make one self-contained HTML page of one or more traces.
+
+    The page needs no network and no server: open it in a browser, print it, attach it to a postmortem. It
+    says first how healthy the recording was, then shows handshake latency, the time in each state, how
+    connections ended, retransmissions and drops, the slowest connections as a table that sorts and
+    filters, and the remote ends.
+
+    Several traces stand side by side on one page, with an overview; their connections are not paired.
+
+    The page is private (mode 0600), because it names hosts, processes and addresses.
+
+    \b
+    Examples:
+      tcptrace report web.tct
+      tcptrace report web.tct -o /tmp/web.html --force
+      tcptrace report client.tct server.tct -o both.html
+
+    \b
+    Exit codes:
+      0   done
+      1   failed: the file exists, or pandas, plotly or jinja2 is missing
+      4   a trace cannot be read; nothing was written
+      5   the page is there, but a trace is not complete: the page and one line on stderr say why
+    """
+    target = output or Path(default_name(traces))
+    if target != STDOUT:
+        check_target(target, force=force)
+
+    # These need pandas, plotly and jinja2, which a production host need not have.
+    from tcptrace.analysis.connections import connections
+    from tcptrace.analysis.summary import problems
+    from tcptrace.output.report import Recording, render
+    from tcptrace.trace.reader import read
+
+    recordings = []
+    for path in traces:
+        trace = read(path)
+        recordings.append(Recording(trace, connections(trace)))
+    page = render(recordings).encode()
+    if target == STDOUT:
+        sys.stdout.buffer.write(page)
+        sys.stdout.buffer.flush()
+    else:
+        write_private(target, page, force=force)
+        click.echo(f"wrote {visible(str(target))}", err=True)
+    code = EXIT_OK
+    for recording in recordings:
+        if sentences := problems(recording.trace):
+            where = visible(str(recording.trace.path))
+            click.echo(f"tcptrace: {where} is not complete: {visible('; '.join(sentences))}", err=True)
+            code = EXIT_INCOMPLETE
+    return code
+
+
+def default_name(traces: tuple[Path, ...]) -> str:
+    """`web.html` from dir/web.tct; `web-and-2-more.html` from three traces."""
+    stem = traces[0].stem or "report"
+    return f"{stem}.html" if len(traces) == 1 else f"{stem}-and-{len(traces) - 1}-more.html"

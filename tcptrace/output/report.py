@@ -1,0 +1,169 @@
+"""The report: one self-contained HTML file from one or more recordings.
+
+Nothing is fetched: styles, the script and plotly.js (compressed) are inside, and the page's
+Content-Security-Policy lets run only those two scripts, by their hashes.
+"""
+
+import base64
+import gzip
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tcptrace import __version__, units
+from tcptrace.output import figures, report_rows, report_text, report_views
+from tcptrace.output.escape import visible
+from tcptrace.output.report_frame import Quantiles, connection_frame, event_frame, quantiles
+from tcptrace.output.report_health import Health, health
+from tcptrace.resources import reports_dir
+from tcptrace.trace.reader import Trace
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A trace and its table `connections`."""
+
+    trace: Trace
+    connections: pa.Table
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything the page shows of one recording."""
+
+    key: str
+    health: Health
+    rows: int
+    active: Quantiles
+    passive: Quantiles
+    failed: int
+    attempts: int
+    handshakes: report_views.Handshakes
+    states: report_views.States
+    teardown: report_views.Teardown
+    retransmits: report_views.Retransmits
+    slowest: report_rows.Slowest
+    remotes: report_rows.Remotes
+
+
+def render(recordings: Sequence[Recording]) -> str:
+    """The page as text, to be encoded in UTF-8.
+
+    Raises TcptraceError when the templates are missing from this installation.
+    """
+    views, frames = [], []
+    for number, recording in enumerate(recordings, 1):
+        facts = health(recording.trace)
+        frame = connection_frame(recording.connections, facts.start_ns)
+        events = event_frame(recording.trace.events, facts.start_monotonic_ns)
+        views.append(_view(f"t{number}", facts, frame, events))
+        frames.append(frame)
+    drawings = {f"{view.key}-{name}": figure for view in views for name, figure in _drawings(view).items()}
+    drawings["overview"] = _overview(views, frames) if len(views) > 1 else None
+    shown = {name: figure.to_plotly_json() for name, figure in drawings.items() if figure is not None}
+
+    directory = reports_dir()
+    script = (directory / "report.js").read_text(encoding="utf-8")
+    plotly = resources.files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
+    packed = base64.b64encode(gzip.compress(plotly, 6, mtime=0)).decode("ascii")
+    return (
+        _environment(directory)
+        .get_template("report.html.j2")
+        .render(
+            version=__version__,
+            views=views,
+            figures=set(shown),
+            palette=figures.PALETTE,
+            script_hashes=" ".join(map(_hash, (script.encode(), plotly))),
+            style=Markup((directory / "report.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            plotly=Markup(packed),
+            data=Markup(
+                report_text.script_json(
+                    {
+                        "figures": shown,
+                        "dark": dict(figures.PALETTE.values()),
+                    }
+                )
+            ),
+        )
+    )
+
+
+def _view(key: str, facts: Health, frame: pd.DataFrame, events: pd.DataFrame) -> View:
+    span_s = (facts.duration_ns or 0) / 1e9
+    by_role = {role: frame[frame["role"] == role]["handshake_ns"] for role in ("active", "passive")}
+    return View(
+        key=key,
+        health=facts,
+        rows=len(frame),
+        active=quantiles(by_role["active"]),
+        passive=quantiles(by_role["passive"]),
+        failed=int(((frame["role"] == "active") & frame["close_reason"].isin(report_views.FAILED)).sum()),
+        attempts=len(by_role["active"]),
+        handshakes=report_views.handshakes(frame, span_s),
+        states=report_views.states(frame),
+        teardown=report_views.teardown(frame),
+        retransmits=report_views.retransmits(frame, events, span_s, facts.drop_reasons, facts.reset_reasons),
+        slowest=report_rows.slowest(frame),
+        remotes=report_rows.remotes(frame),
+    )
+
+
+def _drawings(view: View) -> dict[str, Any]:
+    return {
+        "curve": view.handshakes.curve,
+        "heatmap": view.handshakes.heatmap,
+        "states": view.states.figure,
+        "teardown": view.teardown.figure,
+        "timeline": view.retransmits.figure,
+    }
+
+
+def _overview(views: Sequence[View], frames: Sequence[pd.DataFrame]) -> Any | None:
+    """Percentile curves of all recordings in one figure: solid lines for active ends, dotted for passive."""
+    curves, styles = {}, []
+    for number, (view, frame) in enumerate(zip(views, frames, strict=True)):
+        for role, dash in (("active", "solid"), ("passive", "dot")):
+            known = frame[frame["role"] == role]["handshake_ns"].dropna()
+            if len(known):
+                curves[f"{view.key[1:]}. {view.health.name}, {role}"] = known
+                styles.append((figures.SERIES[number % len(figures.SERIES)], dash))
+    return figures.percentile_curve(curves, styles) if curves else None
+
+
+def _environment(directory: Path) -> Environment:
+    def spell(value: object) -> object:
+        """Every string that a template prints has its control and bidirectional characters made visible,
+        before it is escaped; Markup is what the templates made themselves."""
+        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = Environment(
+        loader=FileSystemLoader(directory),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=spell,
+    )
+    environment.filters |= {
+        "duration": units.format_duration,
+        "count": units.format_count,
+        "size": units.format_size,
+        "plural": units.plural,
+        "share": report_text.share,
+    }
+    environment.globals["NO_VALUE"] = units.UNKNOWN
+    return environment
+
+
+def _hash(script: bytes) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode('ascii')}'"
