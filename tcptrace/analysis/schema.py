@@ -1,0 +1,71 @@
+"""The columns of the table `connections`, in order."""
+
+import pyarrow as pa
+
+# started_ns and ended_ns are wall clock (ns since 1970), every other _ns is a duration. Null: not observed.
+CONNECTIONS = pa.schema(
+    [
+        ("connection_id", pa.int64()),
+        ("cookie", pa.int64()),
+        ("netns", pa.int64()),
+        ("family", pa.string()),
+        ("v4_mapped", pa.bool_()),
+        ("local_addr", pa.string()),
+        ("local_port", pa.int64()),
+        ("remote_addr", pa.string()),
+        ("remote_port", pa.int64()),
+        ("role", pa.string()),
+        ("pid", pa.int64()),
+        ("comm", pa.string()),
+        ("started_ns", pa.int64()),
+        ("ended_ns", pa.int64()),
+        ("handshake_ns", pa.int64()),
+        ("handshake_exact", pa.bool_()),
+        ("syn_retransmits", pa.int64()),
+        ("synack_retransmits", pa.int64()),
+        ("syn_sent_ns", pa.int64()),
+        ("syn_recv_ns", pa.int64()),
+        ("established_ns", pa.int64()),
+        ("fin_wait1_ns", pa.int64()),
+        ("fin_wait2_ns", pa.int64()),
+        ("closing_ns", pa.int64()),
+        ("time_wait_ns", pa.int64()),
+        ("close_wait_ns", pa.int64()),
+        ("last_ack_ns", pa.int64()),
+        ("time_wait_exact", pa.bool_()),
+        ("mss", pa.int64()),
+        ("snd_wscale", pa.int64()),
+        ("rcv_wscale", pa.int64()),
+        ("sack", pa.bool_()),
+        ("timestamps", pa.bool_()),
+        ("ecn", pa.bool_()),
+        ("tfo", pa.bool_()),
+        ("snd_isn", pa.int64()),
+        ("rcv_isn", pa.int64()),
+        ("congestion_control", pa.string()),
+        ("retransmits", pa.int64()),
+        ("srtt_us", pa.int64()),
+        ("min_rtt_us", pa.int64()),
+        ("bytes_sent", pa.int64()),
+        ("bytes_received", pa.int64()),
+        ("segments_sent", pa.int64()),
+        ("segments_received", pa.int64()),
+        ("close_reason", pa.string()),
+        ("initiator", pa.string()),
+        ("left_censored", pa.bool_()),
+        ("right_censored", pa.bool_()),
+        ("state", pa.string()),
+    ]
+)
+
+# Time in each state, as far as records carry it; time_wait_ns is not observed yet.
+STATE_TIMES = (
+    "syn_sent_ns",
+    "syn_recv_ns",
+    "established_ns",
+    "fin_wait1_ns",
+    "fin_wait2_ns",
+    "closing_ns",
+    "close_wait_ns",
+    "last_ack_ns",
+)

@@ -1,0 +1,311 @@
+"""`info`, `summary` and `connections` as text for people: recording health first, then what was measured.
+
+Colour and weight come from rich, which leaves them out for NO_COLOR and whatever is no terminal. Markup is
+never interpreted, and every string passes visible().
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.text import Text
+
+from tcptrace.output.escape import visible
+from tcptrace.output.listing import (
+    endpoint_cells,
+    handshake_cells,
+    instant_text,
+    plain_cells,
+    repeated_syn_cells,
+)
+from tcptrace.output.tables import Column, text_lines
+from tcptrace.units import UNKNOWN, format_count, format_duration, format_size, plural
+
+SLOWEST = 10
+
+LOSSES = {
+    "connection_ring": "a connection's record found its ring buffer full: its row is missing",
+    "event_ring": "an event's record found its ring buffer full: a retransmission, reset or drop is missing",
+    "state": "no memory for a connection's state: its row is missing",
+    "unaccounted": "tracked, but neither a row nor a reason for losing it arrived",
+}
+RECURSION = "the kernel skipped this program while it interrupted itself: fields that needed it are null"
+
+ROLE_NAMES = {"active": "active (connect)", "passive": "passive (accept)", "unknown": "unknown"}
+
+
+def console(file: TextIO) -> Console:
+    """Lines keep their length: cutting or folding them at a guessed width would lose what they say."""
+    return Console(file=file, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def print_info(out: Console, info: Mapping[str, Any]) -> None:
+    """info: what analysis.summary.describe() gives."""
+    _health(out, info)
+    header = _map(info["header"])
+    options, kernel = _map(header.get("options")), _map(header.get("kernel"))
+    seeded = _map(header.get("seeded"))
+    filters = {name: value for name, value in _map(options.get("filters")).items() if value}
+    limit, buffer = options.get("duration_s"), options.get("buffer_bytes")
+    _title(out, "Recording")
+    _pairs(
+        out,
+        {
+            "command line": _words(header.get("command_line")),
+            "mode": _words(options.get("mode")),
+            "filters": "; ".join(f"{name} {_words(value)}" for name, value in filters.items())
+            or "none: every TCP connection of the host",
+            "time limit": format_duration(limit * 1e9) if isinstance(limit, int | float) else "none",
+            "ring buffers": f"{format_size(buffer)} each" if isinstance(buffer, int) else UNKNOWN,
+            "open before": _seeding(seeded),
+            "written by": f"tcptrace {_words(header.get('tcptrace_version'))}, "
+            f"format {_words(header.get('format_version'))}, wire {_words(header.get('wire_version'))}",
+            "trace id": _words(header.get("trace_id")),
+        },
+    )
+    _title(out, "Host")
+    _pairs(
+        out,
+        {
+            "name": _words(header.get("hostname")),
+            "kernel": " ".join(_words(kernel.get(key)) for key in ("release", "machine")),
+            "version": _words(kernel.get("version")),
+            "CPUs": _words(header.get("cpus")),
+            "loader": _words(header.get("loader")),
+            "boot id": _words(header.get("boot_id")),
+        },
+    )
+    _rows(out, "Hooks", ("fact", "provider", "quality", "why"), map(_hook, _maps(header.get("hooks"))))
+    _rows(
+        out,
+        "Programs",
+        ("name", "runs", "time", "per run", "skipped"),
+        map(_program, _maps(_map(info["trailer"]).get("programs"))),
+        right=(1, 2, 3, 4),
+    )
+    for title, key in (("Kernel settings", "sysctls"), ("Network namespaces", "namespaces")):
+        if values := _map(header.get(key)):
+            _title(out, title)
+            _pairs(out, {name: _words(value) for name, value in sorted(values.items())})
+    if nics := _maps(header.get("nics")):
+        _title(out, "Interfaces")
+        _pairs(out, {_words(nic.get("name")): _offloads(nic) for nic in nics})
+
+
+def print_summary(out: Console, summary: Mapping[str, Any], connections: pa.Table) -> None:
+    """summary: what analysis.summary.summarise() gives for these connections."""
+    _health(out, summary["trace"])
+    facts = summary["connections"]
+    _title(out, f"Connections: {plural(facts['rows'], 'row')}, one per end")
+    _bars(out, {ROLE_NAMES.get(role, role): count for role, count in facts["by_role"].items()}, facts["rows"])
+    if censored := [
+        f"{format_count(facts[key])} {words}"
+        for key, words in (
+            ("left_censored", "open before the recording, so begun unseen"),
+            ("right_censored", "still open at its end"),
+        )
+        if facts[key]
+    ]:
+        _line(out, f"  {'; '.join(censored)}")
+    _title(out, "How they ended")
+    _bars(out, facts["by_close_reason"], facts["rows"])
+
+    _rows(
+        out,
+        "Handshakes",
+        ("", "measured", "p50", "p90", "p99", "max", "not observed", "estimated"),
+        (
+            (
+                ROLE_NAMES[role],
+                format_count(one["n"]),
+                *(format_duration(one[name]) for name in ("p50_ns", "p90_ns", "p99_ns", "max_ns")),
+                format_count(one["not_observed"]),
+                format_count(one["estimated"]),
+            )
+            for role, one in summary["handshake"].items()
+        ),
+        right=range(1, 8),
+    )
+    _line(
+        out,
+        f"  {UNKNOWN}: too few values (p90 needs 10, p99 100). Not observed: open before, failed, or missed.",
+    )
+    _retransmissions(out, summary)
+    _slowest(out, connections)
+
+
+def _health(out: Console, info: Mapping[str, Any]) -> None:
+    header, lost = _map(info["header"]), _map(info["lost"])
+    total = lost.get("total")
+    records = info["records"]
+    duration = format_duration(info["duration_ns"])
+    at_least = "" if info["clean_end"] else "at least "
+    _title(out, f"Trace {visible(info['path'])}")
+    _line(
+        out,
+        f"  {_words(header.get('hostname'))}, kernel {_words(_map(header.get('kernel')).get('release'))}, "
+        f"{instant_text(info['started_ns'])} UTC, for {at_least}{duration}",
+    )
+    _line(
+        out,
+        f"  {plural(records['connections'], 'connection record')}, {plural(records['events'], 'event')}",
+    )
+    if info["complete"]:
+        _line(out, "  complete: ended cleanly, nothing lost", "green")
+        return
+    for problem in info["problems"]:
+        _line(out, f"  INCOMPLETE: {visible(problem)}", "bold red")
+    if total is None:
+        _line(out, "  lost while recording: not known, because the file's end is missing", "red")
+    for cause, count in lost.items():
+        if cause != "total":
+            meaning = RECURSION if cause.startswith("recursion") else LOSSES.get(cause, "")
+            _line(
+                out, f"  lost {format_count(count)} {visible(cause)}{': ' if meaning else ''}{meaning}", "red"
+            )
+
+
+def _retransmissions(out: Console, summary: Mapping[str, Any]) -> None:
+    counts, events = summary["retransmits"], summary["events"]
+    _title(out, "Retransmissions and rare events")
+    _line(
+        out,
+        f"  {plural(counts['data'], 'data segment')}, {plural(counts['syn'], 'SYN')}, "
+        f"{plural(counts['synack'], 'SYN-ACK')} sent again, on {plural(counts['connections'], 'connection')}",
+    )
+    if counts["connections_not_known"]:
+        _line(out, f"  not known for {plural(counts['connections_not_known'], 'connection')}")
+    _line(
+        out,
+        f"  {plural(events['reset_sent'], 'reset')} sent to packets without a connection, "
+        f"{plural(events['drop'], 'packet')} dropped by the kernel",
+    )
+    for key in ("drop_reasons", "reset_reasons"):
+        for name, count in events[key].items():
+            _line(out, f"    {format_count(count):>8}  {key.split('_')[0]}: {visible(name)}")
+
+
+def _slowest(out: Console, table: pa.Table) -> None:
+    known = table.filter(pc.is_valid(table["handshake_ns"]))
+    if not known.num_rows:
+        return
+    slow = known.take(pc.select_k_unstable(known, SLOWEST, [("handshake_ns", "descending")]))
+    _rows(
+        out,
+        "Slowest handshakes",
+        ("time", "role", "local", "remote", "process", "SYN again", "ended", "id"),
+        zip(
+            handshake_cells(slow),
+            plain_cells(slow["role"]),
+            endpoint_cells(slow, "local"),
+            endpoint_cells(slow, "remote"),
+            plain_cells(slow["comm"]),
+            repeated_syn_cells(slow),
+            plain_cells(slow["close_reason"]),
+            plain_cells(slow["connection_id"]),
+            strict=True,
+        ),
+        right=(0, 5, 7),
+    )
+    if pc.any(pc.equal(slow["handshake_exact"], False)).as_py():
+        _line(out, "  ~ estimated")
+
+
+def _seeding(seeded: Mapping[str, Any]) -> str:
+    connections, namespaces, failed = (seeded.get(key) for key in ("connections", "namespaces", "failed"))
+    if not isinstance(connections, int):
+        return UNKNOWN
+    where = f" in {plural(namespaces, 'network namespace')}" if isinstance(namespaces, int) else ""
+    missed = f"; not listed: {_words(failed)}" if failed else ""
+    return f"{plural(connections, 'connection')}{where}{missed}"
+
+
+def _hook(hook: Mapping[str, Any]) -> tuple[str, ...]:
+    provider = hook.get("provider")
+    quality = "missing" if not provider else "exact" if hook.get("exact") is True else "estimated"
+    return _words(hook.get("fact")), _words(provider), quality, _words(hook.get("reason") or "")
+
+
+def _program(program: Mapping[str, Any]) -> tuple[str, ...]:
+    runs, time_ns = program.get("run_count"), program.get("run_time_ns")
+    each = time_ns / runs if isinstance(runs, int) and isinstance(time_ns, int) and runs else None
+    skipped = program.get("recursion_misses")
+    return (
+        _words(program.get("name")),
+        format_count(runs) if isinstance(runs, int) else UNKNOWN,
+        format_duration(time_ns) if isinstance(time_ns, int) else UNKNOWN,
+        format_duration(each),
+        format_count(skipped) if isinstance(skipped, int) else UNKNOWN,
+    )
+
+
+def _offloads(nic: Mapping[str, Any]) -> str:
+    flat: dict[str, Any] = {}
+    for key, value in nic.items():
+        if key != "name":
+            flat |= value if isinstance(value, Mapping) else {key: value}
+    on = [key for key, value in flat.items() if value is True]
+    rest = [f"{key} {_words(value)}" for key, value in flat.items() if not isinstance(value, bool)]
+    return visible(", ".join(on + rest)) or "no offload on"
+
+
+def _bars(out: Console, counts: Mapping[str, int], total: int) -> None:
+    width = max(map(len, counts), default=0)
+    for name, count in counts.items():
+        share = f"{100 * count / total:5.1f} %" if total else ""
+        _line(out, f"  {visible(name):<{width}}  {format_count(count):>11}  {share}")
+
+
+def _pairs(out: Console, pairs: Mapping[str, str]) -> None:
+    names = [visible(name) for name in pairs]
+    width = max(map(len, names), default=0)
+    for name, value in zip(names, pairs.values(), strict=True):
+        _line(out, f"  {name:<{width}}  {visible(value) or UNKNOWN}")
+
+
+def _rows(
+    out: Console,
+    title: str,
+    titles: Sequence[str],
+    rows: Iterator[Sequence[str]],
+    right: Sequence[int] = (),
+) -> None:
+    """A small table under a title; nothing when there are no rows."""
+    cells = [[visible(cell) for cell in row] for row in rows]
+    if not cells:
+        return
+    _title(out, title)
+    columns = [
+        Column(name, [row[number] for row in cells], number in right) for number, name in enumerate(titles)
+    ]
+    for number, line in enumerate(text_lines(columns)):
+        _line(out, f"  {line}", "dim" if number == 0 else "")
+
+
+def _title(out: Console, text: str) -> None:
+    out.print(Text(text, "bold"))
+
+
+def _line(out: Console, text: str, style: str = "") -> None:
+    out.print(Text(text, style))
+
+
+def _words(value: object) -> str:
+    """Any JSON value in words, printable; an en dash for null."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_words(key)} {_words(entry)}" for key, entry in value.items())
+    if isinstance(value, Sequence):
+        return " ".join(_words(entry) for entry in value)
+    return UNKNOWN if value is None else "yes" if value is True else "no" if value is False else str(value)
+
+
+def _map(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _maps(value: object) -> list[Mapping[str, Any]]:
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
