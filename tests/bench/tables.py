@@ -1,5 +1,6 @@
 """From the runs to the tables that people read."""
 
+import os
 import re
 from pathlib import Path
 from statistics import median
@@ -13,8 +14,24 @@ def load_of(run: Load | Traced) -> Load:
     return run.load if isinstance(run, Traced) else run
 
 
+def elsewhere(run: Load | Traced) -> float:
+    """The share of all CPUs' time that neither the storm nor its tracer used: what disturbed them.
+
+    Wrong by the 10 ms in which the kernel counts, some 0.01 for a run of two seconds.
+    """
+    load = load_of(run)
+    tracer = run.cpu_load_s / (load.seconds * (os.cpu_count() or 1)) if isinstance(run, Traced) else 0.0
+    return load.busy_share - load.own_share - tracer
+
+
+def disturbance(done: dict[str, Load | Traced]) -> float:
+    """Of a round: its most disturbed run."""
+    return max(map(elsewhere, done.values()))
+
+
 def one_line(done: dict[str, Load | Traced]) -> str:
-    return ", ".join(f"{name} {load_of(run).connections_per_s:,.0f}/s" for name, run in done.items())
+    rates = ", ".join(f"{name} {load_of(run).connections_per_s:,.0f}/s" for name, run in done.items())
+    return f"{rates} (others used up to {max(0.0, disturbance(done)):.0%} of the machine)"
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -77,10 +94,13 @@ def lost_text(lost: dict[str, int] | None) -> str:
 def document(figures: dict[str, Any]) -> str:
     """The tables in Markdown, with the sentence that says what they are of."""
     about = figures["host"]
+    where = "" if figures["cpu"] is None else f" on CPU {figures['cpu']} alone"
     options = f" Options: `{' '.join(figures['record_options'])}`." if figures["record_options"] else ""
     lines = [
         f"{figures['date']}, Linux {about['kernel']}, {about['cpus']} CPUs ({about['cpu']}), storms of"
-        f" {figures['seconds']:g} s over loopback, RPS {'on' if figures['rps'] else 'off'}.{options}",
+        f" {figures['seconds']:g} s over loopback{where}, RPS {'on' if figures['rps'] else 'off'}.{options}",
+        f"A run was repeated when others used the machine ({figures['runs_discarded']} were); in those that"
+        f" count, others used up to {figures['disturbance']:.0%} of it.",
         "",
         "| tracer | runs | connections/s | of untraced (range) | CPU/connection | tracer's CPU/connection"
         " | rows per end | lost |",

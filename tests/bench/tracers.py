@@ -1,6 +1,5 @@
 """Tracers under test: how each one is started, known to be ready, stopped, and asked what it saw."""
 
-import json
 import os
 import re
 import shutil
@@ -152,16 +151,18 @@ class Tcptrace(Tracer):
         self, directory: Path, process: Process, load: Load
     ) -> tuple[int, dict[str, int] | None, int | None]:
         import pyarrow.compute as pc
+
         from tcptrace.trace.reader import read
 
         path = directory / "bench.tct"
-        summary = subprocess.run([self.program, "summary", "--json", path], capture_output=True, text=True)
-        if summary.returncode not in (0, 5):
-            raise BenchError(f"summary ended with {summary.returncode}: {summary.stderr.strip()}")
-        lost = json.loads(summary.stdout)["lost"]
-        rows = read(path).connections
+        trace = read(path)
+        rows = trace.connections
         ours = pc.or_(pc.equal(rows["local_port"], load.port), pc.equal(rows["remote_port"], load.port))
-        return pc.sum(ours).as_py() or 0, lost, path.stat().st_size
+        return (
+            pc.sum(ours).as_py() or 0,
+            {"total": sum(trace.losses.values()), **trace.losses},
+            path.stat().st_size,
+        )
 
 
 class Peer(Tracer):

@@ -1,5 +1,6 @@
 """The arithmetic behind the tables of `make bench`."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from load import Load
 from tracers import Traced
 
 
-def load(rate: float, cpu: float = 50.0) -> Load:
-    return Load(port=1, connections=1000, seconds=1.0, connections_per_s=rate, cpu_us_per_connection=cpu)
+def load(rate: float, cpu: float = 50.0, busy: float = 0.5) -> Load:
+    return Load(1, 1000, 1.0, rate, cpu, busy_share=busy, own_share=0.4)
 
 
 def traced(rate: float, rows: int, lost: dict[str, int] | None) -> Traced:
@@ -57,6 +58,13 @@ def test_losses_are_added_up_by_cause_and_unknown_is_not_zero() -> None:
 def test_a_peer_that_missed_rounds_is_compared_with_its_own_rounds_only() -> None:
     rounds = [{"untraced": load(100), "peer": traced(50, 2000, None)}, {"untraced": load(1000)}]
     assert tables.results(rounds)["peer"]["rate_ratio"]["median"] == 0.5
+
+
+def test_what_neither_load_nor_tracer_used_is_disturbance() -> None:
+    cpus = os.cpu_count() or 1
+    run = Traced(load(1, busy=0.9), start_s=0, cpu_s=1, cpu_load_s=0.3 * cpus, rows=0, lost=None)
+    assert tables.elsewhere(run) == pytest.approx(0.2)
+    assert tables.disturbance({"untraced": load(1, busy=0.45), "peer": run}) == pytest.approx(0.2)
 
 
 def test_only_the_marked_section_of_a_document_is_replaced(tmp_path: Path) -> None:
