@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=7, help="rounds with tcptrace (default 7)")
     parser.add_argument("--peer-pairs", type=int, default=3, help="rounds with each peer (default 3)")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each storm (default 2)")
+    parser.add_argument("--cpu", type=int, metavar="N", help="keep client and server on this CPU: less noise")
     parser.add_argument(
         "--rps", action="store_true", help="steer received packets to both CPUs (rps_cpus of lo)"
     )
