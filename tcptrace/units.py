@@ -64,8 +64,10 @@ def format_duration(ns: float | None) -> str:
         return f"{significant(ns / 1e9)} s"
     sign = "-" if ns < 0 else ""
     minutes, seconds = divmod(round(abs(ns) / 1e9), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{sign}{hours} h {minutes} min" if hours else f"{sign}{minutes} min {seconds} s"
+    if minutes < 60:
+        return f"{sign}{minutes} min {seconds} s"
+    hours, minutes = divmod(round(abs(ns) / 60e9), 60)
+    return f"{sign}{hours} h {minutes} min"
 
 
 def format_size(size_bytes: float | None) -> str:

@@ -141,6 +141,8 @@ def _events(trace: Trace) -> dict[str, Any]:
     """Rare events by kind; drops and resets by the kernel's name of their reason."""
     kind = plain(trace.events, "kind")
     made: dict[str, Any] = {member.name.lower(): int((kind == member).sum()) for member in EVENTS}
+    owned = nullable(trace.events, "connection_id").known
+    made["reset_sent_without_connection"] = int(((kind == Kind.RESET_SENT) & ~owned).sum())
     for member, key in ((Kind.DROP, "drop_reasons"), (Kind.RESET_SENT, "reset_reasons")):
         reasons = nullable(trace.events.filter(pa.array(kind == member)), "reason")
         table = trace.header.get(key)

@@ -60,7 +60,7 @@ def check_target(path: Path, *, force: bool) -> None:
     if not stat.S_ISREG(there.st_mode) and not stat.S_ISLNK(there.st_mode):
         raise TcptraceError(f"cannot write {path}: it is no regular file")
     if not force:
-        raise TcptraceError(f"{path} exists: name another file, or replace it with --force")
+        raise TcptraceError(f"{path} exists; name another file with -o, or replace it with --force")
 
 
 def invoking_user() -> tuple[int, int] | None:
@@ -79,7 +79,9 @@ def _take_name(beside: Path, path: Path, force: bool) -> None:
             path.hardlink_to(beside)  # fails when somebody made the path meanwhile
             return
         except FileExistsError:
-            raise TcptraceError(f"{path} exists: name another file, or replace it with --force") from None
+            raise TcptraceError(
+                f"{path} exists; name another file with -o, or replace it with --force"
+            ) from None
         except OSError:
             # No hard links in this file system: the check before is all there is.
             pass

@@ -130,7 +130,7 @@ def print_summary(out: Console, summary: Mapping[str, Any], connections: pa.Tabl
     )
     _line(
         out,
-        f"  {UNKNOWN}: too few values (p90 needs 10, p99 100). Not observed: open before, failed, or missed.",
+        f"  {UNKNOWN} too few values: p90 needs 10, p99 100; not observed: open before, failed or missed",
     )
     _retransmissions(out, summary)
     _slowest(out, connections)
@@ -179,7 +179,7 @@ def _retransmissions(out: Console, summary: Mapping[str, Any]) -> None:
         _line(out, f"  not known for {plural(counts['connections_not_known'], 'connection')}")
     _line(
         out,
-        f"  {plural(events['reset_sent'], 'reset')} sent to packets without a connection, "
+        f"  {plural(events['reset_sent_without_connection'], 'reset')} sent to packets without a connection, "
         f"{plural(events['drop'], 'packet')} dropped by the kernel",
     )
     for key in ("drop_reasons", "reset_reasons"):
