@@ -4,6 +4,7 @@ All rows of a trace share one schema: the union, by name, of the fields of all r
 int64 and every 16-byte field as fixed_size_binary(16). A field that a record type does not have is null.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ _NULL_WITH = {"comm": "pid"}
 _NULL_WHEN_ZERO = {"congestion_control"}
 
 
+@cache
 def _exported(dtype: np.dtype[np.void]) -> dict[str, tuple[np.dtype[Any], bool]]:
     """Field name -> (its numpy dtype, whether it is 16 bytes rather than an integer), without the padding."""
     fields = {}
@@ -35,16 +37,18 @@ def _exported(dtype: np.dtype[np.void]) -> dict[str, tuple[np.dtype[Any], bool]]
     return fields
 
 
+@cache
 def nullable(dtype: np.dtype[np.void]) -> frozenset[str]:
     """The columns of this record type that can be null: signed fields and two that say so otherwise."""
     signed = {name for name, (base, _) in _exported(dtype).items() if base.kind == "i"}
     return frozenset(signed | (_NULL_WITH.keys() | _NULL_WHEN_ZERO) & set(dtype.names or ()))
 
 
-def column_names(dtype: np.dtype[np.void]) -> list[str]:
+@cache
+def column_names(dtype: np.dtype[np.void]) -> tuple[str, ...]:
     """The columns that rows of this record type have, in the order of the schema."""
     own = _exported(dtype)
-    return [field.name for field in SCHEMA if field.name in own]
+    return tuple(field.name for field in SCHEMA if field.name in own)
 
 
 def _schema() -> pa.Schema:

@@ -24,6 +24,7 @@ from tcptrace.trace.writer import HEADER_KEY, TRAILER_KEY
 
 _CONNECTION = "connection"
 _DTYPES = {_CONNECTION: wire.CONNECTION, "event": wire.EVENT}
+_ROWS_PER_CHUNK = 4096
 _INT64_MAX = (1 << 63) - 1
 
 # What Arrow raises for bytes that it cannot decode.
@@ -88,7 +89,10 @@ class _Parts:
     def table(self, name: str) -> pa.Table:
         columns = column_names(_DTYPES[name])
         schema = pa.schema([SCHEMA.field(column) for column in columns])
-        return pa.Table.from_batches(self.batches[name], schema)
+        table = pa.Table.from_batches(self.batches[name], schema)
+        # Hours of a quiet host are thousands of batches of a few rows: slow to compute with.
+        scattered = table.num_rows < _ROWS_PER_CHUNK * len(self.batches[name])
+        return table.combine_chunks() if scattered else table
 
 
 def read(path: Path | str) -> Trace:
@@ -241,7 +245,7 @@ def _take(schema_message: bytes, message: bytes, trace_id: str, parts: _Parts) -
 def _rows(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
     """The batch with the columns of its record type only, their values checked."""
     dtype = _DTYPES[name]
-    batch = batch.select(column_names(dtype))
+    batch = batch.select(list(column_names(dtype)))
     if not 0 < batch.num_rows <= MAX_ROWS:
         raise _Damage("has an impossible number of rows")
     known = set(batch.schema.names) - nullable(dtype)
