@@ -8,6 +8,7 @@ import stat
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,19 +28,32 @@ _TRACE_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
 _ROWS = {"connection": wire.CONNECTION, "event": wire.EVENT}
 
 
+def clock_pair() -> tuple[int, int]:
+    """(monotonic ns, realtime ns) of now, a microsecond apart at most unless preempted."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC), time.clock_gettime_ns(time.CLOCK_REALTIME)
+
+
 class TraceWriter:
     """Writes one recording to `path`: the header at once, rows in batches, the trailer at `close`.
 
     The file has mode 0600 and belongs to `owner` (uid, gid) where given. It must not exist, unless `force`:
     then a regular file or a symbolic link of that name is replaced by a new file, never followed. Missing
-    keys `format`, `format_version`, `wire_version` and `trace_id` of the header are filled in.
+    keys `format`, `format_version`, `wire_version` and `trace_id` of the header are filled in. `clock` gives
+    the (monotonic ns, realtime ns) pair that each batch carries.
     All methods raise TcptraceError, naming the file, when it cannot be written.
     """
 
     def __init__(
-        self, path: Path, header: dict[str, Any], *, force: bool = False, owner: tuple[int, int] | None = None
+        self,
+        path: Path,
+        header: dict[str, Any],
+        *,
+        force: bool = False,
+        owner: tuple[int, int] | None = None,
+        clock: Callable[[], tuple[int, int]] = clock_pair,
     ) -> None:
         self.path = path
+        self._clock = clock
         self.rows = 0
         self.bytes_written = 0
         own = {"format": FORMAT, "format_version": FORMAT_VERSION, "wire_version": wire.WIRE_VERSION}
@@ -121,12 +135,13 @@ class TraceWriter:
         self._flushed[name] = now
 
     def _message(self, batch: pa.RecordBatch, rows: str, extra: dict[str, str]) -> bytearray:
+        monotonic_ns, realtime_ns = self._clock()
         metadata = {
             "trace_id": self._trace_id,
             "sequence": str(self._messages),
             "rows": rows,
-            "monotonic_ns": str(time.clock_gettime_ns(time.CLOCK_MONOTONIC)),
-            "realtime_ns": str(time.clock_gettime_ns(time.CLOCK_REALTIME)),
+            "monotonic_ns": str(monotonic_ns),
+            "realtime_ns": str(realtime_ns),
         }
         return self._encoder.batch(batch, metadata | extra)
 
@@ -136,10 +151,12 @@ class TraceWriter:
         try:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
-        except OSError as error:
+        except BaseException as error:
             os.ftruncate(self._fd, self.bytes_written)
             os.lseek(self._fd, self.bytes_written, os.SEEK_SET)
-            raise self._error(error) from error
+            if isinstance(error, OSError):
+                raise self._error(error) from error
+            raise
         self.bytes_written += len(message)
         self._messages += 1
 

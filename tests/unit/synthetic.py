@@ -4,7 +4,9 @@ The rows look like those of a busy host: interleaved short connections of both r
 with every way to end, retransmissions, seeded connections and some still open. All from a seed.
 """
 
+import itertools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,17 @@ def trailer(
         ],
     }
     return facts | changes
+
+
+def _clock() -> Callable[[], tuple[int, int]]:
+    """A clock that goes on by a second each time it is read, its drift that of header and trailer."""
+    seconds = itertools.chain(range(1, 60), itertools.repeat(59))
+
+    def read() -> tuple[int, int]:
+        ns = next(seconds) * 10**9
+        return STARTED_MONOTONIC_NS + ns, STARTED_REALTIME_NS + ns + ns * 25_000 // (60 * 10**9)
+
+    return read
 
 
 def _mapped(octets: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint8]:
@@ -308,7 +321,7 @@ def write_trace(
     """
     counts = [0 if records is None else len(records) for records in (connections, events)]
     now = time.monotonic()
-    with TraceWriter(path, header(**header_changes or {})) as writer:
+    with TraceWriter(path, header(**header_changes or {}), clock=_clock()) as writer:
         for records in (connections, events):
             step = batch_rows or max(1, len(records) if records is not None else 1)
             for start in range(0, 0 if records is None else len(records), step):
