@@ -16,6 +16,7 @@ from tcptrace.acquire import libbpf, loader
 from tcptrace.acquire.providers import Hook
 from tcptrace.errors import HostError, TcptraceError
 
+STATUS = Path("/proc/self/status")
 BTF = Path("/sys/kernel/btf/vmlinux")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
@@ -55,12 +56,17 @@ class Preflight:
         }
 
 
+def _effective() -> int:
+    """This process's effective capabilities as a bit set (proc_pid_status(5))."""
+    for line in STATUS.read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
 def missing_capabilities() -> list[str]:
     """Names of the capabilities that this process lacks for recording; empty for root."""
-    effective = 0
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            effective = int(line.split()[1], 16)
+    effective = _effective()
     admin = effective >> _CAP_SYS_ADMIN & 1
     return [
         name
@@ -94,9 +100,7 @@ def _privileges() -> Check:
 
 
 def _other_namespaces() -> Check:
-    status = Path("/proc/self/status").read_text()
-    effective = int(status.split("CapEff:")[1].split()[0], 16)
-    if effective >> _CAP_SYS_ADMIN & 1:
+    if _effective() >> _CAP_SYS_ADMIN & 1:
         return Check("other network namespaces", True, False, "CAP_SYS_ADMIN")
     return Check(
         "other network namespaces",
@@ -158,9 +162,15 @@ def _lockdown() -> Check:
 
 
 def _tracefs() -> Check:
+    hidden = False
     for path in TRACEFS:
-        if (path / "events").is_dir():
-            return Check("tracefs", True, False, str(path))
+        try:
+            if (path / "events").is_dir():
+                return Check("tracefs", True, False, str(path))
+        except PermissionError:
+            hidden = True
+    if hidden:
+        return Check("tracefs", None, False, "only root can tell")
     return Check(
         "tracefs",
         False,

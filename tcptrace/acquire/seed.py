@@ -6,6 +6,7 @@ namespace to namespace; it ends afterwards and never serves anything else.
 
 import ctypes
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -43,7 +44,12 @@ def _candidates() -> Iterator[str]:
         for line in mounts:
             fields = line.split()
             if fields[3].startswith("net:["):
-                yield fields[4]
+                yield _unescape(fields[4])
+
+
+def _unescape(path: str) -> str:
+    """A path as mountinfo has it: blanks and backslashes are written in octal (proc_pid_mountinfo(5))."""
+    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), path)
 
 
 def namespaces() -> dict[int, str]:
@@ -78,15 +84,18 @@ def walk(run: Callable[[], None]) -> Walk:
     errors: list[BaseException] = []
 
     def visit() -> None:
+        here = os.stat("/proc/thread-self/ns/net").st_ino
         for inode, path in namespaces().items():
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 continue  # gone since it was listed
             try:
-                if _libc.setns(fd, _CLONE_NEWNET):
+                # without CAP_SYS_ADMIN even its own namespace is refused, and needs no entering
+                if inode != here and _libc.setns(fd, _CLONE_NEWNET):
                     result.failed.append(f"{inode}: {os.strerror(ctypes.get_errno())}")
                     continue
+                here = inode
                 run()
                 result.namespaces += 1
             except BaseException as error:  # handed to the caller's thread

@@ -35,7 +35,8 @@ def command(as_json: bool) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, emoji=False, markup=False)
+    # lines are not broken: programs read them, too
+    console = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
     marks = {True: ("ok", "green"), False: ("no", "red"), None: ("?", "yellow")}
     for check in result.checks:
         word, color = marks[check.ok]
