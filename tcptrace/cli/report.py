@@ -5,24 +5,31 @@ from pathlib import Path
 
 import click
 
-from tcptrace.errors import EXIT_INCOMPLETE, EXIT_OK
+from tcptrace.cli import CONTEXT
+from tcptrace.cli.common import exit_code, force_option
 from tcptrace.output.escape import visible
 from tcptrace.output.files import check_target, write_private
 
 STDOUT = Path("-")
 
 
-@click.command("report", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("traces", metavar="TRACE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.command("report", context_settings=CONTEXT)
+@click.argument(
+    "traces",
+    metavar="TRACE...",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Where the page goes; - for standard output. Default: the name of the (first) trace with .html, "
     "in the current directory.",
 )
-@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@force_option
 def command(traces: tuple[Path, ...], output: Path | None, force: bool) -> int:
     """Make one self-contained HTML page of one or more traces.
 
@@ -46,7 +53,8 @@ def command(traces: tuple[Path, ...], output: Path | None, force: bool) -> int:
       0   done
       1   failed: the file exists, or pandas, plotly or jinja2 is missing
       4   a trace cannot be read; nothing was written
-      5   the page is there, but a trace is not complete: the page and one line on stderr say why
+      5   the page is there, but a trace is not complete: the page says what is missing,
+          and so does a line on stderr
     """
     target = output or Path(default_name(traces))
     if target != STDOUT:
@@ -54,7 +62,6 @@ def command(traces: tuple[Path, ...], output: Path | None, force: bool) -> int:
 
     # These need pandas, plotly and jinja2, which a production host need not have.
     from tcptrace.analysis.connections import connections
-    from tcptrace.analysis.summary import problems
     from tcptrace.output.report import Recording, render
     from tcptrace.trace.reader import read
 
@@ -69,13 +76,8 @@ def command(traces: tuple[Path, ...], output: Path | None, force: bool) -> int:
     else:
         write_private(target, page, force=force)
         click.echo(f"wrote {visible(str(target))}", err=True)
-    code = EXIT_OK
-    for recording in recordings:
-        if sentences := problems(recording.trace):
-            where = visible(str(recording.trace.path))
-            click.echo(f"tcptrace: {where} is not complete: {visible('; '.join(sentences))}", err=True)
-            code = EXIT_INCOMPLETE
-    return code
+    # Every trace that is not complete gets its line.
+    return max(exit_code(recording.trace) for recording in recordings)
 
 
 def default_name(traces: tuple[Path, ...]) -> str:

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,7 @@ def render(recordings: Sequence[Recording]) -> str:
 
     directory = reports_dir()
     script = (directory / "report.js").read_text(encoding="utf-8")
-    plotly = resources.files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
-    packed = base64.b64encode(gzip.compress(plotly, 6, mtime=0)).decode("ascii")
+    packed, plotly_hash = _plotly()
     return (
         _environment(directory)
         .get_template("report.html.j2")
@@ -82,7 +82,7 @@ def render(recordings: Sequence[Recording]) -> str:
             views=views,
             figures=set(shown),
             palette=figures.PALETTE,
-            script_hashes=" ".join(map(_hash, (script.encode(), plotly))),
+            script_hashes=f"{_hash(script.encode())} {plotly_hash}",
             style=Markup((directory / "report.css").read_text(encoding="utf-8")),
             script=Markup(script),
             plotly=Markup(packed),
@@ -163,6 +163,13 @@ def _environment(directory: Path) -> Environment:
     }
     environment.globals["NO_VALUE"] = units.UNKNOWN
     return environment
+
+
+@cache
+def _plotly() -> tuple[str, str]:
+    """plotly.js, gzipped in base64 (2 MB instead of 4.8), and the hash of what the page unpacks it to."""
+    source = resources.files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
+    return base64.b64encode(gzip.compress(source, 6, mtime=0)).decode("ascii"), _hash(source)
 
 
 def _hash(script: bytes) -> str:
