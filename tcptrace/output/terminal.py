@@ -36,9 +36,15 @@ RECURSION = "the kernel skipped this program while it interrupted itself: fields
 ROLE_NAMES = {"active": "active (connect)", "passive": "passive (accept)", "unknown": "unknown"}
 
 
+class _Terminal(Console):
+    def on_broken_pipe(self) -> None:
+        # rich would end the process with 1; that the reader left is for the command to judge.
+        raise BrokenPipeError
+
+
 def console(file: TextIO) -> Console:
     """Lines keep their length: cutting or folding them at a guessed width would lose what they say."""
-    return Console(file=file, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    return _Terminal(file=file, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def print_info(out: Console, info: Mapping[str, Any]) -> None:

@@ -76,7 +76,7 @@ def conn(connection_id: int = 1, **fields: Any) -> np.ndarray:
     return record(wire.CONNECTION, **usual | fields)
 
 
-def event(kind: Kind, **fields: Any) -> np.ndarray:
+def event(kind: Kind, /, **fields: Any) -> np.ndarray:
     usual = {"kind": kind, "netns": 7, "local_port": 40000, "remote_port": 443, "time_ns": AFTER}
     return record(wire.EVENT, **usual | fields)
 
