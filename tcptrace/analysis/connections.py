@@ -119,7 +119,9 @@ def _time_repeated_synacks(raw: pa.Table, columns: dict[str, Nullable], events: 
     rows = np.flatnonzero(repeated)
     synacks = events.filter(pa.array(plain(events, "kind") == Kind.SYNACK_RETRANSMIT))
     first_sent = nullable(synacks, "first_sent_ns")
-    found = _latest_before(_tuples(synacks), plain(synacks, "time_ns"), _tuples(raw)[rows], seen[rows])
+    found = _latest_before(
+        _tuples(synacks), plain(synacks, "time_ns"), _tuples(raw.take(pa.array(rows))), seen[rows]
+    )
     known = found >= 0
     known[known] = first_sent.known[found[known]]
     sent = np.zeros(len(rows), np.int64)

@@ -32,8 +32,9 @@ def command(trace: Path, format_: str, output: Path | None, force: bool) -> int:
     """List the TCP connections in TRACE, one row per end, ordered by start.
 
     Rows whose start was not observed come first. Null means not observed, never 0: an empty field in CSV,
-    null in NDJSON and Parquet, a dash (–) in the table. The table shows the most telling columns as wide
-    as they are: `| less -S` keeps the lines whole. Durations marked ~ are estimated.
+    null in NDJSON and Parquet, a dash (–) in the table. The table shows the most telling columns and
+    cuts none of them: on a narrow terminal, a pager such as less -S keeps its lines whole. Durations
+    marked ~ are estimated.
 
     Names come from the recorded host. Table and CSV spell their control and bidirectional characters out
     (\\xNN, \\uNNNN); NDJSON and Parquet carry them exactly.
@@ -61,7 +62,7 @@ def command(trace: Path, format_: str, output: Path | None, force: bool) -> int:
       retransmits             data segments sent again
       srtt_us, min_rtt_us     the kernel's smoothed and smallest round-trip time
       bytes_sent, bytes_received, segments_sent, segments_received
-                              payload bytes, each counted once; segments as sent
+                              payload bytes, each counted once; segments, all of them
       close_reason            fin, reset_sent, reset_received, refused, timeout, aborted,
                               open; see `tcptrace summary --help`
       initiator               who closed first: local, remote, simultaneous

@@ -84,13 +84,18 @@ def print_info(out: Console, info: Mapping[str, Any]) -> None:
         },
     )
     _rows(out, "Hooks", ("fact", "provider", "quality", "why"), map(_hook, _maps(header.get("hooks"))))
+    programs = _maps(_map(info["trailer"]).get("programs"))
+    # The kernel counts runs only while kernel.bpf_stats_enabled is set; all zeroes mean that it was not.
+    counted = any(program.get("run_count") for program in programs)
     _rows(
         out,
         "Programs",
         ("name", "runs", "time", "per run", "skipped"),
-        map(_program, _maps(_map(info["trailer"]).get("programs"))),
+        (_program(program, counted) for program in programs),
         right=(1, 2, 3, 4),
     )
+    if programs and not counted:
+        _line(out, f"  {UNKNOWN} not counted, because kernel.bpf_stats_enabled was 0")
     for title, key in (("Kernel settings", "sysctls"), ("Network namespaces", "namespaces")):
         if values := _map(header.get(key)):
             _title(out, title)
@@ -234,8 +239,8 @@ def _hook(hook: Mapping[str, Any]) -> tuple[str, ...]:
     return _words(hook.get("fact")), _words(provider), quality, _words(hook.get("reason") or "")
 
 
-def _program(program: Mapping[str, Any]) -> tuple[str, ...]:
-    runs, time_ns = program.get("run_count"), program.get("run_time_ns")
+def _program(program: Mapping[str, Any], counted: bool) -> tuple[str, ...]:
+    runs, time_ns = (program.get(key) if counted else None for key in ("run_count", "run_time_ns"))
     each = time_ns / runs if isinstance(runs, int) and isinstance(time_ns, int) and runs else None
     skipped = program.get("recursion_misses")
     return (

@@ -291,6 +291,16 @@ def test_a_trace_without_rows(tmp_path: Path) -> None:
     assert len(tcptrace("connections", "--format", "csv", path).stdout.splitlines()) == 1
 
 
+def test_costs_that_the_kernel_did_not_count_are_not_zero(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = synthetic.write_trace(tmp_path / "idle.tct")  # no connection: its program ran 0 times
+    assert cli.run(["info", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"set_state +– +– +– +0$", shown, re.MULTILINE)
+    assert "kernel.bpf_stats_enabled was 0" in shown
+
+
 @pytest.mark.parametrize("value", [None, "x", 7, [], {}, [None, 7], {"a": {"b": None}}])
 def test_odd_headers_are_no_traceback(
     tmp_path: Path, value: object, capsys: pytest.CaptureFixture[str]
