@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import resource
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import synthetic
 from test_reader import message_ends, sealed_schema
 
 from tcptrace.errors import TraceError
-from tcptrace.trace import reader
+from tcptrace.trace import frame, reader
 from tcptrace.trace.reader import Trace
 
 MUTATIONS = 200
@@ -158,3 +159,25 @@ def test_every_bit_of_the_frame_of_a_message_counts(
         flipped[place] ^= 1 << chance.randrange(8)
         path.write_bytes(flipped)
         assert judge(outcome(path), whole) in "45", place
+
+
+def test_damage_under_a_valid_checksum_raises_nothing_else(
+    tmp_path: Path, traces: tuple[bytes, bytes]
+) -> None:
+    """A forged file: rows may be anything, but no other exception, no crash, no flood of memory."""
+    messages = split(traces[0])
+    path = tmp_path / "forged.tct"
+    for seed in range(300):
+        chance = random.Random(seed)
+        at = chance.choice([0, 1, len(messages) - 3, len(messages) - 2])
+        message = bytearray(messages[at])
+        metadata = 8 + int.from_bytes(message[4:8], "little")
+        for _ in range(chance.choice([1, 1, 2, 5])):
+            message[chance.randrange(8, metadata)] ^= 1 << chance.randrange(8)
+        checksum = re.search(rb'crc32="[0-9a-f]{8}"', message)
+        if checksum is None:
+            continue
+        message[slice(*checksum.span())] = frame.CRC_PLACEHOLDER
+        frame.seal(message)
+        path.write_bytes(b"".join([*messages[:at], message, *messages[at + 1 :]]))
+        outcome(path)
