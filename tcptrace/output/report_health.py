@@ -71,6 +71,11 @@ class Health:
     reset_reasons: dict[int, str]
 
     @property
+    def cost_known(self) -> bool:
+        """The kernel counts runs only while its BPF statistics are on."""
+        return any(program.runs for program in self.programs)
+
+    @property
     def program_time_ns(self) -> int:
         return sum(program.time_ns for program in self.programs)
 

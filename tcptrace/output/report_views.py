@@ -32,7 +32,7 @@ REASONS = {
     "unknown": "not known",
 }
 FAILED = ("refused", "timeout", "aborted")
-PLACES = 20  # rows of the tables of drops and resets
+PLACES = 12  # rows of the tables of drops and resets
 
 
 @dataclass(frozen=True)
