@@ -35,6 +35,16 @@ def _busy_seconds() -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
+def wait_for_quiet(share: float, timeout_s: float = 20.0) -> None:
+    """Until nobody uses more than that share of all CPUs' time, or the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        began, busy = time.monotonic(), _busy_seconds()
+        time.sleep(0.4)
+        if (_busy_seconds() - busy) / (time.monotonic() - began) / (os.cpu_count() or 1) <= share:
+            return
+
+
 def storm(seconds: float, cpu: int | None = None) -> Load:
     """Run the storm on a port that the kernel chooses, so that runs do not see each other's sockets.
 

@@ -157,12 +157,11 @@ class Tcptrace(Tracer):
         path = directory / "bench.tct"
         trace = read(path)
         rows = trace.connections
-        ours = pc.or_(pc.equal(rows["local_port"], load.port), pc.equal(rows["remote_port"], load.port))
-        return (
-            pc.sum(ours).as_py() or 0,
-            {"total": sum(trace.losses.values()), **trace.losses},
-            path.stat().st_size,
-        )
+        port = pc.or_(pc.equal(rows["local_port"], load.port), pc.equal(rows["remote_port"], load.port))
+        ours = pc.and_(port, pc.equal(rows["netns"], Path("/proc/self/ns/net").stat().st_ino))
+        # A connection that was open during a walk has an interim record besides its last one.
+        ends = pc.count_distinct(pc.filter(rows["connection_id"], ours)).as_py()
+        return ends, {"total": sum(trace.losses.values()), **trace.losses}, path.stat().st_size
 
 
 class Peer(Tracer):
