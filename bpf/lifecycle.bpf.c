@@ -51,8 +51,12 @@ static __always_inline void tt_established(struct sock *sk, struct tt_socket *s,
 		/* tcp_synack_rtt_meas(): SYN-ACK sent to ACK received, when the SYN-ACK was sent once. A SYN
 		 * cookie has millisecond stamps only, and nothing else tells it here. */
 		if (!retrans && srtt_us && srtt_us % 8000) {
-			s->handshake_ns = rtt_ns;
+			__u64 child_ns = now - s->seen_ns;
+
 			s->started_ns = now - rtt_ns;
+			/* The sample is taken late, the ACK has made the child before. The child of a fast
+			 * open is older than its SYN-ACK, and there the sample is all there is. */
+			s->handshake_ns = rtt_ns > child_ns ? rtt_ns - child_ns : rtt_ns;
 			s->handshake_exact =
 				TT_READ(&tp->inet_conn, icsk_accept_queue.rskq_defer_accept) == 0;
 		}
