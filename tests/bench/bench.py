@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -25,7 +26,6 @@ from load import ROOT, Load, storm, wait_for_quiet
 from tracers import BenchError, Tcptrace, Traced, Tracer, installed_peers
 
 DISTURBED = 0.04  # of all CPUs' time used by others
-TRIES = 5
 
 Round = dict[str, Load | Traced]
 
@@ -38,6 +38,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cpu", type=int, metavar="N", help="keep client and server on this CPU: less noise")
     parser.add_argument(
         "--rps", action="store_true", help="steer received packets to both CPUs (rps_cpus of lo)"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=120, metavar="S", help="wait and repeat for S (120)"
     )
     parser.add_argument(
         "--no-statistics", action="store_true", help="leave out the run with per-program cost"
@@ -53,9 +56,10 @@ def arguments() -> argparse.Namespace:
 class Field:
     """Plays rounds; a run that others disturbed is repeated, and the least disturbed one kept."""
 
-    def __init__(self, seconds: float, cpu: int | None) -> None:
+    def __init__(self, seconds: float, cpu: int | None, patience_s: float) -> None:
         self.seconds = seconds
         self.cpu = cpu
+        self.patience_s = patience_s
         self.discarded = 0
 
     def load(self) -> Load:
@@ -63,9 +67,13 @@ class Field:
 
     def _quiet(self, run: Callable[[], Load | Traced]) -> Load | Traced:
         tries: list[Load | Traced] = []
-        while not tries or (tables.elsewhere(tries[-1]) > DISTURBED and len(tries) < TRIES):
-            wait_for_quiet(DISTURBED)
+        while not tries or (tables.elsewhere(tries[-1]) > DISTURBED and self.patience_s > 0):
+            began = time.monotonic()
+            wait_for_quiet(DISTURBED, min(self.patience_s, 20))
+            waited = time.monotonic() - began
             tries.append(run())
+            # Waiting costs patience, and so does a repeated run.
+            self.patience_s -= waited if len(tries) == 1 else time.monotonic() - began
         self.discarded += len(tries) - 1
         return min(tries, key=tables.elsewhere)
 
@@ -97,7 +105,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         stack.enter_context(host.switched(host.BPF_STATS, "0"))
         if options.rps:
             stack.enter_context(host.switched(host.RPS_CPUS, "3"))
-        field = Field(options.seconds, options.cpu)
+        field = Field(options.seconds, options.cpu, options.patience)
         storm(min(options.seconds, 1.0))  # warms up, and is not counted
         rounds = field.rounds([tracer], options.pairs)
         for peer in peers:

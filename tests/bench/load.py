@@ -35,7 +35,7 @@ def _busy_seconds() -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def wait_for_quiet(share: float, timeout_s: float = 20.0) -> None:
+def wait_for_quiet(share: float, timeout_s: float) -> None:
     """Until nobody uses more than that share of all CPUs' time, or the time is over."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
