@@ -3,7 +3,7 @@
 #ifndef TCPTRACE_CONNECTION_H
 #define TCPTRACE_CONNECTION_H
 
-#include "filter.h"
+#include "journal.h"
 
 static __always_inline void tt_begin(struct tt_socket *s, __u64 now, int state)
 {
@@ -41,6 +41,8 @@ static __always_inline struct tt_socket *tt_first_sight(struct sock *sk, int sta
 	tt_begin(s, now, state);
 	s->flags = TT_FLAG_FIRST_MISSED | flags;
 	s->established = state != TCP_SYN_SENT && state != TCP_SYN_RECV;
+	if (c->seeded)
+		tt_count(TT_LOST_TRANSITION);
 	return s;
 }
 
@@ -88,14 +90,6 @@ static __always_inline __s64 tt_inode(struct sock *sk)
 	if (!socket)
 		return -1;
 	return TT_PROBE((struct socket_alloc *)socket, vfs_inode.i_ino);
-}
-
-static __always_inline int tt_is_mapped(const __u8 *addr)
-{
-	const __u64 *half = (const __u64 *)addr;
-	const __u32 *word = (const __u32 *)addr;
-
-	return half[0] == 0 && word[2] == TT_BE32(0xffff);
 }
 
 /* Who talks to whom. The kernel keeps the IPv4-mapped form of IPv4 addresses up to date itself
@@ -167,7 +161,9 @@ static __always_inline void tt_fill_volume(struct sock *sk, struct tcp_sock *tp,
 	r->segments_sent = TT_READ(tp, segs_out);
 	r->segments_received = TT_READ(tp, segs_in);
 	/* total_retrans goes on from the handshake's */
-	r->retransmits = s->established ? TT_READ(tp, total_retrans) - s->total_retrans : 0;
+	r->retransmits = -1;
+	if (!s->retransmits_unknown)
+		r->retransmits = s->established ? TT_READ(tp, total_retrans) - s->total_retrans : 0;
 	r->syn_retransmits = s->syn_retransmits;
 	if (!s->established && s->role == TT_ROLE_ACTIVE && s->syn_retransmits < 0)
 		r->syn_retransmits = TT_READ(tp, total_retrans);
@@ -245,6 +241,7 @@ static __always_inline void tt_finish(struct sock *sk, struct tt_socket *s)
 		s->visited &= ~(1 << TCP_FIN_WAIT2);
 	s->pending = 0;
 	s->done = 1;
+	tt_journal_clear(s);
 	if (tt_wanted(sk, s) && !tt_emit(sk, s, s->close_reason, s->ended_ns))
 		tt_count(TT_LOST_CONNECTION_RING);
 	tt_count(TT_COUNT_FINISHED);

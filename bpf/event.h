@@ -3,7 +3,7 @@
 #ifndef TCPTRACE_EVENT_H
 #define TCPTRACE_EVENT_H
 
-#include "connection.h"
+#include "filter.h"
 
 static __always_inline struct tt_event *tt_event_new(enum tt_kind kind)
 {
@@ -19,6 +19,7 @@ static __always_inline struct tt_event *tt_event_new(enum tt_kind kind)
 	e->state = e->ca_state = e->pending = -1;
 	e->connection_id = e->netns = e->sequence = e->first_sent_ns = -1;
 	e->reason = e->length_bytes = -1;
+	e->role = -1;
 	return e;
 }
 

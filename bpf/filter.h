@@ -5,6 +5,13 @@
 
 #include "portable.h"
 
+static __always_inline int tt_is_mapped(const __u8 *addr)
+{
+	const __u32 *word = (const __u32 *)addr; /* no address is aligned better on the stack */
+
+	return !word[0] && !word[1] && word[2] == TT_BE32(0xffff);
+}
+
 /* Who, as far as it is known: the parts of a tuple that the filters look at. */
 struct tt_subject {
 	struct tt_prefix remote;
@@ -50,6 +57,12 @@ static __always_inline int tt_owner_wanted(struct tt_socket *s)
 			return 0;
 	}
 	return 1;
+}
+
+/* The same while the owner may still show itself. */
+static __always_inline int tt_owner_may_be_wanted(struct tt_socket *s)
+{
+	return s->pid < 0 || tt_owner_wanted(s);
 }
 
 static __always_inline void tt_subject_of(struct sock *sk, struct tt_subject *who)

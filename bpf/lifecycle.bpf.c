@@ -10,7 +10,6 @@
  * state that is not the stored one; a skipped CLOSE is made good at tcp_destroy_sock.
  */
 #include "connection.h"
-#include "event.h"
 #include "walk.h"
 
 /* The third ACK's arrival ends the handshake at either end; the kernel has just taken its RTT sample. */
@@ -63,6 +62,16 @@ static __always_inline void tt_established(struct sock *sk, struct tt_socket *s,
 	}
 }
 
+/* ESTABLISHED was skipped. The retransmissions up to now are taken for the handshake's: they cannot be told
+ * from the data's any more, so neither is known. */
+static __always_inline void tt_missed_handshake(struct tt_socket *s)
+{
+	s->established = 1;
+	s->syn_retransmits = -1;
+	s->synack_retransmits = -1;
+	s->retransmits_unknown = 1;
+}
+
 static __always_inline void tt_birth(struct sock *sk, int new, __u64 now)
 {
 	struct tt_control *c = tt_control();
@@ -105,6 +114,9 @@ static __always_inline void tt_transition(struct sock *sk, int old, int new, __u
 		return;
 	if (s->state != old) {
 		s->flags |= TT_FLAG_STATES_BROKEN;
+		tt_count(TT_LOST_TRANSITION);
+		if (!s->established && old != TCP_SYN_SENT && old != TCP_SYN_RECV)
+			tt_missed_handshake(s);
 	} else if (s->entry_known) {
 		s->state_ns[tt_slot(old)] += now - s->entered_ns;
 		s->visited |= 1 << tt_slot(old);
@@ -133,6 +145,8 @@ static __always_inline void tt_transition(struct sock *sk, int old, int new, __u
 		tt_close(sk, s, old);
 		return;
 	}
+	if (s->established && !s->journaled)
+		tt_journal_note(sk, s);
 	s->reset_sent = 0; /* one that did not end the connection: SYN_SENT answering a stray ACK */
 	s->state = new;
 	s->entered_ns = now;
@@ -208,6 +222,7 @@ TT_TRACEPOINT(tcp_destroy_sock)
 		if (!s->pending) {
 			s->ended_ns = bpf_ktime_get_ns();
 			s->flags |= TT_FLAG_STATES_BROKEN | TT_FLAG_AT_DESTROY;
+			tt_count(TT_LOST_TRANSITION);
 		}
 		tt_finish(sk, s);
 	}

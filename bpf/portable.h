@@ -71,11 +71,15 @@ struct tt_socket {
 	__u8 reset_received;
 	__u8 pending; /* closed; whether by reset shows in the next event of the socket */
 	__u8 done;    /* the record has left */
+	__u8 journaled;
+	__u8 retransmits_unknown;
 };
 
 struct tt_counters {
 	__u64 value[TT_COUNTERS];
 };
+
+#define TT_JOURNAL_SLOTS 16384
 
 struct tt_comm {
 	char name[TT_COMM_LEN];
@@ -108,6 +112,7 @@ BPF_RINGBUF_OUTPUT(events, TT_CONFIG_ring_pages);
 BPF_HASH(sockets, __u64, struct tt_socket, 65536);
 BPF_PERCPU_ARRAY(counters, struct tt_counters, 1);
 BPF_ARRAY(control, struct tt_control, 1);
+BPF_ARRAY(journal, struct tt_journal, TT_JOURNAL_SLOTS);
 BPF_HASH(wanted_ports, __u32, __u8, 1024);
 BPF_HASH(wanted_pids, __u32, __u8, 1024);
 BPF_HASH(wanted_netns, __u32, __u8, 1024);
@@ -172,6 +177,13 @@ static inline struct tt_control *tt_control(void)
 	int zero = 0;
 
 	return control.lookup(&zero);
+}
+
+static inline struct tt_journal *tt_journal_slot(__u64 connection_id)
+{
+	int slot = connection_id % TT_JOURNAL_SLOTS;
+
+	return journal.lookup(&slot);
 }
 
 static inline struct tt_socket *tt_state_get(struct sock *sk, int create)
@@ -243,7 +255,7 @@ static inline __s64 tt_cookie(struct sock *sk)
 #define TT_COPY(dst, p, f) __builtin_memcpy(dst, &(p)->f, sizeof(dst))
 #define TT_COPY_STRING(dst, p, f) bpf_probe_read_kernel_str(dst, sizeof(dst), &(p)->f)
 
-const volatile struct tt_config tt_config = {};
+const volatile struct tt_config tt_config SEC(".rodata.config") = {};
 #define TT_CONFIG(field) tt_config.field
 #define TT_CONFIG_DROP_REASONS(word) tt_config.drop_reasons[word]
 
@@ -314,6 +326,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct tt_control);
 } control SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TT_JOURNAL_SLOTS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct tt_journal);
+} journal SEC(".maps");
 
 static __always_inline int tt_has_peer(struct tt_prefix *key)
 {
@@ -395,6 +415,13 @@ static __always_inline __s64 tt_cookie(struct sock *sk)
 }
 
 char LICENSE[] SEC("license") = "GPL";
+
+static __always_inline struct tt_journal *tt_journal_slot(__u64 connection_id)
+{
+	__u32 slot = connection_id % TT_JOURNAL_SLOTS;
+
+	return bpf_map_lookup_elem(&journal, &slot);
+}
 
 #define TT_BE16(x) bpf_ntohs(x)
 #define TT_BE32(x) bpf_ntohl(x)

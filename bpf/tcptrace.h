@@ -25,6 +25,7 @@ enum tt_kind {
 	TT_KIND_SYNACK_RETRANSMIT = 3, /* has no full socket yet: joined by its tuple */
 	TT_KIND_RESET_SENT = 4, /* for a packet without a connection, or after its record left */
 	TT_KIND_DROP = 5,       /* the kernel freed a TCP packet and said why */
+	TT_KIND_SIGHTING = 6,   /* a connection was seen; its own record may never come */
 };
 
 enum tt_role {
@@ -130,7 +131,7 @@ struct tt_event {
 	__s8 ca_state; /* icsk_ca_state: 0 open, 1 disorder, 2 CWR, 3 recovery, 4 loss */
 	__s8 pending;  /* icsk_pending: the armed timer */
 	__u8 tcp_flags;
-	__u8 pad0[1];
+	__s8 role;
 	__u64 time_ns;
 	__s64 connection_id;
 	__u8 local_addr[TT_ADDR_LEN]; /* of the end in this host that sends or drops */
@@ -140,12 +141,29 @@ struct tt_event {
 	__s32 reason; /* number of the running kernel's skb_drop_reason or sk_rst_reason */
 	__s64 netns;
 	__s64 sequence;      /* first sequence number of the segment */
-	__s64 first_sent_ns; /* when this SYN-ACK was sent first */
+	__s64 first_sent_ns; /* when this SYN-ACK was sent first; when a sighted connection started */
 	__s32 length_bytes;
 	__u8 pad1[4];
 	__u64 pad2[3];
 };
 
+/* Every connection that was seen and has no record yet has a slot here: what tells of it when the kernel
+ * skips the programs at its end. One cache line; slot = connection_id modulo the number of slots. */
+struct tt_journal {
+	__u64 connection_id; /* 0: free */
+	__s64 started_ns;
+	__u8 local_addr[TT_ADDR_LEN];
+	__u8 remote_addr[TT_ADDR_LEN];
+	__u16 local_port;
+	__u16 remote_port;
+	__u32 netns;
+	__u8 role;
+	__u8 family;
+	__u8 v4_mapped;
+	__u8 pad0[5];
+};
+
+_Static_assert(sizeof(struct tt_journal) == 64, "cache line");
 _Static_assert(sizeof(struct tt_connection) + 8 == 512, "ring slot");
 _Static_assert(sizeof(struct tt_event) + 8 == 128, "ring slot");
 
@@ -154,13 +172,16 @@ enum tt_counter {
 	TT_LOST_CONNECTION_RING = 0, /* a connection's record found its ring full */
 	TT_LOST_EVENT_RING = 1,      /* an event's record found its ring full */
 	TT_LOST_STATE = 2,           /* no memory, or a full map, for a socket's state */
-	TT_COUNT_TRACKED = 3,        /* connections seen for the first time */
-	TT_COUNT_FINISHED = 4,    /* connections whose fate is settled: emitted, lost or filtered */
-	TT_COUNT_CONNECTIONS = 5, /* connection records emitted */
-	TT_COUNT_EVENTS = 6,      /* event records emitted */
+	TT_LOST_TRANSITION = 3,   /* the kernel skipped us: a state does not follow the last one */
+	TT_COUNT_TRACKED = 4,     /* connections seen for the first time */
+	TT_COUNT_FINISHED = 5,    /* connections whose fate is settled: emitted, lost or filtered */
+	TT_COUNT_CONNECTIONS = 6, /* connection records emitted */
+	TT_COUNT_EVENTS = 7,      /* event records emitted */
 	TT_COUNT_WALK_FULL =
-		7, /* an interim record found the ring full; the next walk repeats it */
-	TT_COUNTERS = 8,
+		8, /* an interim record found the ring full; the next walk repeats it */
+	TT_COUNT_DISPLACED = 9, /* sightings emitted because another connection needed the slot */
+	TT_COUNT_REGAINED = 10, /* of these, connections that ended with a record all the same */
+	TT_COUNTERS = 11,
 };
 
 /* What user space decides before the programs are loaded. Constant to the verifier: what is switched

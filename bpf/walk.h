@@ -31,6 +31,13 @@ static __always_inline void tt_walk_owner(struct sock *sk, struct tt_socket *s)
 	__builtin_memcpy(s->comm, holder->comm, sizeof(s->comm));
 }
 
+static __always_inline void tt_walk_done(struct tt_socket *s)
+{
+	s->done = 1;
+	tt_journal_clear(s);
+	tt_count(TT_COUNT_FINISHED);
+}
+
 static __always_inline void tt_walk_one(struct sock *sk, struct tt_control *c)
 {
 	int state = sk->__sk_common.skc_state;
@@ -48,11 +55,13 @@ static __always_inline void tt_walk_one(struct sock *sk, struct tt_control *c)
 	if (s->emitted_ns && !c->stopping && now - s->emitted_ns < c->interval_ns)
 		return;
 	tt_walk_owner(sk, s);
+	if (s->established && !s->journaled)
+		tt_journal_note(sk, s);
+	if (s->done)
+		return;
 	if (!tt_wanted(sk, s)) {
-		if (c->stopping) {
-			s->done = 1;
-			tt_count(TT_COUNT_FINISHED);
-		}
+		if (c->stopping)
+			tt_walk_done(s);
 		return;
 	}
 	if (s->state != state)
@@ -76,10 +85,8 @@ static __always_inline void tt_walk_one(struct sock *sk, struct tt_control *c)
 		return;
 	}
 	s->emitted_ns = now;
-	if (c->stopping) {
-		s->done = 1;
-		tt_count(TT_COUNT_FINISHED);
-	}
+	if (c->stopping)
+		tt_walk_done(s);
 }
 
 SEC("iter/tcp")

@@ -136,6 +136,14 @@ class Map:
     def update(self, key: bytes, value: bytes) -> None:
         _status(library().bpf_map_update_elem(self.fd, key, value, 0), f"map {self.name}")
 
+    def info(self) -> dict[str, int]:
+        """type, key_size, value_size and max_entries (struct bpf_map_info begins with them)."""
+        words = (c_uint32 * 6)()
+        size = c_uint32(ctypes.sizeof(words))
+        _status(library().bpf_obj_get_info_by_fd(self.fd, words, byref(size)), f"map {self.name}")
+        names = ("type", "id", "key_size", "value_size", "max_entries")
+        return {name: int(word) for name, word in zip(names, words, strict=False)}
+
     def lookup(self, key: bytes, size: int) -> bytes:
         """The value under `key`; `size` is the value's size, times the possible CPUs for a per-CPU map."""
         value = ctypes.create_string_buffer(size)

@@ -4,11 +4,13 @@ A program that the kernel refuses is left out when its fact is not required, and
 missing with the reason; a helper or map type that the kernel lacks is replaced by its fallback.
 """
 
+import mmap
 import re
 import tempfile
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from tcptrace import resources
 from tcptrace.acquire import libbpf
@@ -54,6 +56,8 @@ class Loaded:
         self._counters = self.object.map("counters")
         self._control = self.object.map("control")
         self._cpus = libbpf.possible_cpus()
+        self._journal = self.object.map("journal")
+        self._journal_bytes = self._journal.info()["max_entries"] * wire.JOURNAL.itemsize
 
     @property
     def can_walk(self) -> bool:
@@ -81,6 +85,13 @@ class Loaded:
         raw = self._counters.lookup(bytes(4), Counter.COUNTERS * 8 * self._cpus)
         sums = np.frombuffer(raw, np.uint64).reshape(self._cpus, Counter.COUNTERS).sum(axis=0)
         return {counter: int(sums[counter]) for counter in Counter if counter is not Counter.COUNTERS}
+
+    def journal(self) -> npt.NDArray[np.void]:
+        """The connections that were seen and have no record: shape (n,), dtype wire.JOURNAL."""
+        with mmap.mmap(self._journal.fd, self._journal_bytes, mmap.MAP_SHARED, mmap.PROT_READ) as pages:
+            slots = np.frombuffer(bytes(pages), wire.JOURNAL)
+        live: npt.NDArray[np.void] = slots[slots["connection_id"] != 0]
+        return live
 
     def detach(self) -> dict[str, dict[str, int]]:
         """No program runs any more; rings and counters stay readable.
@@ -163,7 +174,7 @@ def _load_object(
             try:
                 for name in ("use_hash", "has_cookie"):
                     config[name] = variant[name]
-                object_.set_initial_value(".rodata", config.tobytes())
+                object_.set_initial_value(".rodata.config", config.tobytes())
                 object_.set_max_entries("connections", buffer_bytes)
                 object_.set_max_entries("events", buffer_bytes)
                 object_.set_autocreate("storage", not variant["use_hash"])

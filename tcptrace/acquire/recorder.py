@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 import tcptrace
 from tcptrace.acquire import hostfacts, loader, seed
 from tcptrace.acquire.filters import Filters
@@ -31,6 +34,20 @@ _WALK_EVERY_S = 1.0
 _IDLE_FINAL_WALKS = 3
 # After detaching, a program may still run on another CPU for this long at most.
 _SETTLE_S = 1.0
+
+
+def sightings(journal: npt.NDArray[np.void], now_ns: int) -> npt.NDArray[np.void]:
+    """Journal entries as event records of the kind that the kernel makes of displaced ones."""
+    events = np.zeros(len(journal), wire.EVENT)
+    for name in events.dtype.names or ():
+        if name in (journal.dtype.names or ()) and not name.startswith("pad"):
+            events[name] = journal[name]
+        elif events.dtype[name].kind == "i":
+            events[name] = -1
+    events["kind"] = wire.Kind.SIGHTING
+    events["time_ns"] = now_ns
+    events["first_sent_ns"] = journal["started_ns"]
+    return events
 
 
 @dataclass(frozen=True)
@@ -168,7 +185,8 @@ class Recorder:
             self._walk_to_the_end()
         statistics = programs.detach()
         unread = self._drain_to_the_end()
-        losses = self._losses(statistics, unread)
+        skipped = self._record_sightings(ended[0])
+        losses = self._losses(statistics, unread, skipped)
         counters = programs.counters()
         self._writer.close(
             {
@@ -208,7 +226,15 @@ class Recorder:
                 return max(0, missing)
             time.sleep(0.001)
 
-    def _losses(self, statistics: dict[str, dict[str, int]], unread: int) -> dict[str, int]:
+    def _record_sightings(self, now_ns: int) -> int:
+        """Rows for connections whose end was skipped, or that are open where no walk came. How many."""
+        assert self._writer is not None
+        left = self._programs.journal()
+        if len(left):
+            self._writer.add(sightings(left, now_ns))
+        return len(left)
+
+    def _losses(self, statistics: dict[str, dict[str, int]], unread: int, skipped: int) -> dict[str, int]:
         counters = self._programs.counters()
         losses = {
             counter.name.removeprefix("LOST_").lower(): n
@@ -218,8 +244,10 @@ class Recorder:
         for name, values in statistics.items():
             losses[f"recursion.{name}"] = values["recursion_misses"]
         losses["unread"] = unread
-        # tracked, but neither ended nor met by the last walk: open in a namespace that could not be entered
-        losses["unaccounted"] = max(0, counters[Counter.COUNT_TRACKED] - counters[Counter.COUNT_FINISHED])
+        losses["end"] = skipped + counters[Counter.COUNT_DISPLACED] - counters[Counter.COUNT_REGAINED]
+        # tracked, but neither ended, nor met by the last walk, nor noted: lost before they were established
+        unsettled = counters[Counter.COUNT_TRACKED] - counters[Counter.COUNT_FINISHED] - losses["end"]
+        losses["unaccounted"] = max(0, unsettled)
         return {name: n for name, n in losses.items() if n}
 
     def summary_line(self, losses: dict[str, int]) -> str:

@@ -11,13 +11,17 @@ from tcptrace.analysis.columns import (
     Ints,
     Nullable,
     address_text,
+    bool_array,
     by_distinct,
+    int_array,
     name_text,
     names,
     nullable,
+    numbered,
     plain,
 )
 from tcptrace.analysis.schema import CONNECTIONS, STATE_TIMES
+from tcptrace.analysis.sightings import with_sightings
 from tcptrace.trace.reader import Trace
 from tcptrace.trace.wire import CloseReason, Family, Flag, Initiator, Kind, Role
 
@@ -45,7 +49,8 @@ def connections(trace: Trace) -> pa.Table:
     that began later is not: only its role is `unknown` and its start, handshake and state times are null.
     right_censored: open when the recording ended, or was cut.
     """
-    raw = trace.connections.take(_one_per_connection(trace.connections))
+    records = with_sightings(trace.connections, trace.events)
+    raw = records.take(_one_per_connection(records))
     flags, seen = plain(raw, "flags"), plain(raw, "seen_ns")
     columns = {
         field.name: nullable(raw, field.name) for field in raw.schema if pa.types.is_integer(field.type)
@@ -84,14 +89,14 @@ def connections(trace: Trace) -> pa.Table:
         "congestion_control": by_distinct(raw["congestion_control"], name_text),
         "time_wait_ns": nothing.array(),
         "time_wait_exact": nothing.array(pa.bool_()),
-        "left_censored": pa.array(before),
-        "right_censored": pa.array(is_open),
+        "left_censored": bool_array(before),
+        "right_censored": bool_array(is_open),
     }
     for field in CONNECTIONS:
         if field.name not in made:
             made[field.name] = columns[field.name].array(field.type)
     order = np.lexsort((plain(raw, "connection_id"), seen, started.values, started.known))
-    return pa.table([made[name] for name in CONNECTIONS.names], schema=CONNECTIONS).take(pa.array(order))
+    return pa.table([made[name] for name in CONNECTIONS.names], schema=CONNECTIONS).take(int_array(order))
 
 
 def _one_per_connection(records: pa.Table) -> pa.Array:
@@ -106,7 +111,7 @@ def _one_per_connection(records: pa.Table) -> pa.Array:
     order = np.lexsort((position, final, ids))
     last = np.ones(len(ids), np.bool_)
     last[:-1] = ids[order][1:] != ids[order][:-1]
-    return pa.array(np.sort(order[last]))
+    return int_array(np.sort(order[last]))
 
 
 def _time_repeated_synacks(raw: pa.Table, columns: dict[str, Nullable], events: pa.Table, seen: Ints) -> None:
@@ -117,10 +122,10 @@ def _time_repeated_synacks(raw: pa.Table, columns: dict[str, Nullable], events: 
     """
     repeated = (columns["role"].values == Role.PASSIVE) & (columns["synack_retransmits"].values > 0)
     rows = np.flatnonzero(repeated)
-    synacks = events.filter(pa.array(plain(events, "kind") == Kind.SYNACK_RETRANSMIT))
+    synacks = events.filter(bool_array(plain(events, "kind") == Kind.SYNACK_RETRANSMIT))
     first_sent = nullable(synacks, "first_sent_ns")
     found = _latest_before(
-        _tuples(synacks), plain(synacks, "time_ns"), _tuples(raw.take(pa.array(rows))), seen[rows]
+        _tuples(synacks), plain(synacks, "time_ns"), _tuples(raw.take(int_array(rows))), seen[rows]
     )
     known = found >= 0
     known[known] = first_sent.known[found[known]]
@@ -165,9 +170,9 @@ def _latest_before(keys: np.ndarray, times: Ints, wanted_keys: np.ndarray, wante
     """Per wanted (key, time): the position of the latest entry with that key and no later time, or -1."""
     if not len(keys) or not len(wanted_keys):
         return np.full(len(wanted_keys), -1)
-    _, number = np.unique(np.concatenate([keys, wanted_keys]), return_inverse=True)
+    number = numbered(np.concatenate([keys, wanted_keys]))
     ranks, rank = np.unique(np.concatenate([times, wanted_times]), return_inverse=True)
-    joint = number.astype(np.int64) * len(ranks) + rank  # orders by key, then by time
+    joint = number * len(ranks) + rank  # orders by key, then by time
     entries, wanted = joint[: len(keys)], joint[len(keys) :]
     order = np.argsort(entries, kind="stable")
     place = np.searchsorted(entries[order], wanted, side="right") - 1

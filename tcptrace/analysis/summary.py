@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tcptrace import __version__
-from tcptrace.analysis.columns import Ints, nullable, plain
+from tcptrace.analysis.columns import Ints, bool_array, nullable, plain, rows_with
 from tcptrace.trace.reader import Trace
 from tcptrace.trace.wire import Kind
 
@@ -111,7 +111,7 @@ def _handshakes(connections: pa.Table, role: str) -> dict[str, int | None]:
     not_observed counts ends of that role without one: open before the recording, failed, or missed.
     estimated counts those among n that are not exact.
     """
-    own = connections.filter(pc.equal(connections["role"], role))
+    own = rows_with(connections, "role", role)
     times = nullable(own, "handshake_ns")
     ordered = np.sort(times.values[times.known])
     exact = _true(own["handshake_exact"])
@@ -144,7 +144,7 @@ def _events(trace: Trace) -> dict[str, Any]:
     owned = nullable(trace.events, "connection_id").known
     made["reset_sent_without_connection"] = int(((kind == Kind.RESET_SENT) & ~owned).sum())
     for member, key in ((Kind.DROP, "drop_reasons"), (Kind.RESET_SENT, "reset_reasons")):
-        reasons = nullable(trace.events.filter(pa.array(kind == member)), "reason")
+        reasons = nullable(trace.events.filter(bool_array(kind == member)), "reason")
         table = trace.header.get(key)
         known: Mapping[str, Any] = table if isinstance(table, dict) else {}
         numbers, counts = np.unique(reasons.values[reasons.known], return_counts=True)
@@ -160,9 +160,10 @@ def _events(trace: Trace) -> dict[str, Any]:
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
     """Value -> count, most frequent first; null counts as `unknown`."""
-    counted = pc.value_counts(pc.fill_null(column, "unknown")).to_pylist()
-    ordered = sorted(counted, key=lambda entry: (-entry["counts"], entry["values"]))
-    return {entry["values"]: entry["counts"] for entry in ordered}
+    counted = {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}
+    if None in counted:
+        counted["unknown"] = counted.pop(None) + counted.get("unknown", 0)
+    return dict(sorted(counted.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
 def _true(column: pa.ChunkedArray) -> int:

@@ -27,6 +27,7 @@ class Kind(IntEnum):
     SYNACK_RETRANSMIT = 3
     RESET_SENT = 4
     DROP = 5
+    SIGHTING = 6
 
 
 class Role(IntEnum):
@@ -69,12 +70,15 @@ class Counter(IntEnum):
     LOST_CONNECTION_RING = 0
     LOST_EVENT_RING = 1
     LOST_STATE = 2
-    COUNT_TRACKED = 3
-    COUNT_FINISHED = 4
-    COUNT_CONNECTIONS = 5
-    COUNT_EVENTS = 6
-    COUNT_WALK_FULL = 7
-    COUNTERS = 8
+    LOST_TRANSITION = 3
+    COUNT_TRACKED = 4
+    COUNT_FINISHED = 5
+    COUNT_CONNECTIONS = 6
+    COUNT_EVENTS = 7
+    COUNT_WALK_FULL = 8
+    COUNT_DISPLACED = 9
+    COUNT_REGAINED = 10
+    COUNTERS = 11
 
 
 CONNECTION = _record(
@@ -141,7 +145,7 @@ EVENT = _record(
     ("ca_state", "i1", 4),
     ("pending", "i1", 5),
     ("tcp_flags", "u1", 6),
-    ("pad0", "V1", 7),
+    ("role", "i1", 7),
     ("time_ns", "<u8", 8),
     ("connection_id", "<i8", 16),
     ("local_addr", ("u1", 16), 24),
@@ -155,6 +159,21 @@ EVENT = _record(
     ("length_bytes", "<i4", 88),
     ("pad1", "V4", 92),
     ("pad2", "V24", 96),
+)
+
+JOURNAL = _record(
+    64,
+    ("connection_id", "<u8", 0),
+    ("started_ns", "<i8", 8),
+    ("local_addr", ("u1", 16), 16),
+    ("remote_addr", ("u1", 16), 32),
+    ("local_port", "<u2", 48),
+    ("remote_port", "<u2", 50),
+    ("netns", "<u4", 52),
+    ("role", "u1", 56),
+    ("family", "u1", 57),
+    ("v4_mapped", "u1", 58),
+    ("pad0", "V5", 59),
 )
 
 CONFIG = _record(
