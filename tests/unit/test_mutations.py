@@ -14,6 +14,7 @@ import pytest
 import synthetic
 from test_reader import message_ends, sealed_schema
 
+from tcptrace.cli import run
 from tcptrace.errors import TraceError
 from tcptrace.trace import frame, reader
 from tcptrace.trace.reader import Trace
@@ -181,3 +182,23 @@ def test_damage_under_a_valid_checksum_raises_nothing_else(
         frame.seal(message)
         path.write_bytes(b"".join([*messages[:at], message, *messages[at + 1 :]]))
         outcome(path)
+
+
+@pytest.mark.parametrize("command", ["info", "summary", "connections"])
+def test_commands_pass_the_verdict_on(
+    tmp_path: Path, traces: tuple[bytes, bytes], capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    path = tmp_path / "mutated.tct"
+    for seed in range(0, MUTATIONS, 5):
+        _, data = mutate(seed, *traces)
+        path.write_bytes(data)
+        found = outcome(path)
+        expected = 4 if isinstance(found, TraceError) else 0 if found.complete else 5
+        form = ["--format", "ndjson"] if command == "connections" else ["--json"]
+        assert run([command, str(path), *form]) == expected, seed
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        assert bool(err) == (expected != 0)
+        assert bool(out) == (
+            expected != 4 and not (command == "connections" and not found.connections.num_rows)
+        )
