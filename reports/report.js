@@ -21,7 +21,7 @@
   const config = {
     responsive: true,
     displaylogo: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], // none that could send anything away
   };
   const draw = (place, isDark, width) => {
     const { data, layout } = themed(figures[place.dataset.figure], isDark);

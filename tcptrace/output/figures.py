@@ -90,7 +90,6 @@ def duration_axis(low: float, high: float) -> dict[str, Any]:
         "range": [first, last],
         "tickvals": ticks,
         "ticktext": [_short(tick) for tick in ticks],
-        "minorloglabels": "none",
     }
 
 
@@ -134,26 +133,34 @@ def percentile_curve(
                 mode="lines+markers" if n <= 20 else "lines",
                 line={"color": colour, "width": 2.25, "dash": dash, "shape": "hv"},
                 customdata=[
-                    [f"{100 * at:.6g}", format_duration(value), format_count(rank), format_count(n)]
+                    [
+                        f"{100 * at:.6g}",
+                        format_duration(value),
+                        format_count(rank),
+                        format_count(n),
+                        label(name),
+                    ]
                     for at, value, rank in zip(below, ordered[ranks - 1], ranks, strict=True)
                 ],
-                hovertemplate="p%{customdata[0]}: <b>%{customdata[1]}</b>"
-                "<br>%{customdata[2]} of %{customdata[3]}",
+                hovertemplate="%{customdata[4]}, p%{customdata[0]}: <b>%{customdata[1]}</b>"
+                "<br>%{customdata[2]} of %{customdata[3]}<extra></extra>",
             )
         )
     low = min(float(values.min()) for values in series.values())
     high = max(float(values.max()) for values in series.values())
-    marks = [0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999]
+    marks = [0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999]
     shown = [mark for mark in marks if -math.log10(1 - mark) <= deepest]
     return figure(
         lines,
         340,
         xaxis={
             "tickvals": [-math.log10(1 - mark) for mark in shown],
-            "ticktext": ["min", "p50", "p90", "p99", "p99.9", "p99.99", "p99.999", "p99.9999"][: len(shown)],
+            "ticktext": ["p50", "p90", "p99", "p99.9", "p99.99", "p99.999", "p99.9999"][: len(shown)],
             "range": [-0.02, deepest + 0.05],
         },
         yaxis=duration_axis(low, high),
+        hovermode="closest",
+        hoverdistance=80,
         showlegend=True,
     )
 

@@ -344,6 +344,43 @@ def test_several_recordings_stand_side_by_side_and_are_not_paired(tmp_path: Path
     assert len(ids) == len(set(ids))
 
 
+def figure(page: Page, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(page.scripts[0][1])["figures"][f"t1-{name}"]["data"]
+    return found
+
+
+def test_the_heatmap_holds_every_handshake_once(busy: Recording, page: Page) -> None:
+    panels = figure(page, "heatmap")
+    assert len(panels) == 2
+    for panel, role in zip(panels, ("active", "passive"), strict=True):
+        cells = [cell for row in panel["customdata"] for cell in row if cell is not None]
+        shades = [shade for row in panel["z"] for shade in row if shade is not None]
+        times = [row["handshake_ns"] for row in rows_of(busy) if row["role"] == role]
+        assert sum(n for n, _ in cells) == sum(time is not None for time in times)
+        assert [round(10**shade) for shade in shades] == [n for n, _ in cells]
+
+
+def test_the_percentile_curve_is_made_of_measured_values(busy: Recording, page: Page) -> None:
+    for line, role in zip(figure(page, "curve"), ("active", "passive"), strict=True):
+        times = sorted(
+            row["handshake_ns"] for row in rows_of(busy) if row["role"] == role and row["handshake_ns"]
+        )
+        assert set(line["y"]) <= set(times)
+        assert line["y"][0] == times[0] and line["y"][-1] == times[-1]
+        ranks = [int(entry[2].replace(",", "")) for entry in line["customdata"]]
+        assert [times[rank - 1] for rank in ranks] == line["y"]
+
+
+def test_the_timeline_holds_every_event_once(busy: Recording, page: Page) -> None:
+    kinds = Counter(busy.trace.events["kind"].to_pylist())
+    drawn = {bars["name"]: sum(bars["y"]) for bars in figure(page, "timeline")}
+    assert drawn == {"SYN-ACK": kinds[3], "data and FIN": kinds[2], "drop": kinds[5]}
+
+
+def test_the_bars_of_close_reasons_add_up_to_all_rows(page: Page) -> None:
+    assert sum(sum(bars["x"]) for bars in figure(page, "teardown")) == 3000
+
+
 # What names cannot do --------------------------------------------------------------------------------
 
 

@@ -107,6 +107,10 @@ def test_all_figures_are_drawn(report: Seen) -> None:
     assert report.page.locator(".plot").count() == 5
     assert report.page.locator(".plot .main-svg").count() >= 5
     assert report.page.locator(".failed-to-draw").count() == 0
+    buttons = report.page.locator(".plot .modebar-btn").evaluate_all(
+        "all => all.map(one => one.dataset.title)"
+    )
+    assert set(buttons) == {"Download plot as a PNG", "Zoom", "Pan", "Reset axes"}  # none sends anything away
     assert report.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the window"
 
 
