@@ -108,11 +108,14 @@ class Link:
 
     def __enter__(self) -> Link:
         try:
-            for space, side in zip((self.a, self.b), self._sides, strict=True):
+            for space in (self.a, self.b):
                 namespaces.ip("-n", space.name, "tuntap", "add", "dev", self.device, "mode", "tun")
                 namespaces.ip("-n", space.name, "link", "set", self.device, "mtu", str(self._mtu))
-                namespaces.address(space, self.device, side)
             self._start()
+            # Up only now: a device that gets its carrier while it is up drops packets until the kernel
+            # has noticed, some time later.
+            for space, side in zip((self.a, self.b), self._sides, strict=True):
+                namespaces.address(space, self.device, side)
         except BaseException:
             self.close()
             raise

@@ -132,21 +132,33 @@ def poll(condition: Callable[[], bool], what: str = "the condition", seconds: fl
         time.sleep(0.001)
 
 
+def sockets(space: Namespace) -> list[tuple[int, str, bool]]:
+    """(local port, state, is a timewait socket) of every TCP socket of a namespace (proc_net_tcp.rst)."""
+    # /proc/net is that of the process's first thread; the thread inside has its own.
+    tables = [Path("/proc/thread-self/net", name) for name in ("tcp", "tcp6")]
+    lines = space.run(lambda: [line for table in tables for line in table.read_text().splitlines()[1:]])
+    found = []
+    for line in lines:
+        fields = line.split()
+        port = int(fields[1].rpartition(":")[2], 16)
+        found.append((port, TCP_INFO_STATE.get(int(fields[3], 16), "request"), fields[5].startswith("03")))
+    return found
+
+
 def wait_closed(space: Namespace, *ports: int) -> None:
-    """Wait until no socket of a namespace but listeners and TIME_WAIT has one of these local ports."""
+    """Wait until no socket of a namespace but listeners and timewait sockets has one of these local ports."""
 
     def none_left() -> bool:
-        tables = ["/proc/net/tcp", "/proc/net/tcp6"]
-        lines = space.run(
-            lambda: [line for table in tables for line in Path(table).read_text().splitlines()[1:]]
+        return not any(
+            port in ports and state != "listen" and not timewait for port, state, timewait in sockets(space)
         )
-        for line in lines:
-            fields = line.split()
-            if int(fields[1].rpartition(":")[2], 16) in ports and fields[3] not in ("0A", "06"):
-                return False
-        return True
 
     poll(none_left, f"no socket left with ports {ports}")
+
+
+def ack_at_once(one: socket.socket) -> None:
+    """Without this the ACK of the peer's FIN may wait for, and leave with, our own."""
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def error_name(error: OSError) -> str:

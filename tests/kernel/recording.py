@@ -78,7 +78,7 @@ class Recording:
         assert self.exit_code in (0, 5), f"record ended with {self.exit_code}: {self.messages().strip()}"
         if self.exit_code == 5:
             # The whole host is traced: elsewhere the kernel may have skipped an event meanwhile.
-            lost = self.info()["losses"]
+            lost = self.lost()
             assert lost and all(cause.startswith("recursion.") for cause in lost), lost
         return self.rows(exit_code=self.exit_code)
 
@@ -96,6 +96,13 @@ class Recording:
         done = run("info", str(self.path), "--json")
         result: dict[str, Any] = json.loads(done.stdout)
         return result
+
+    def lost(self) -> dict[str, int]:
+        """What `tcptrace info` says was lost, by cause."""
+        lost: dict[str, int] = self.info()["lost"]
+        total = lost.pop("total")
+        assert total == sum(lost.values())
+        return lost
 
     def abandon(self) -> None:
         """End the process whatever its state."""

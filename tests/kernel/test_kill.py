@@ -69,9 +69,8 @@ class Traffic:
 
 
 def key(row: Row) -> tuple[Any, ...]:
-    """The same connection's end in two recordings."""
-    isns = sorted(value for value in (row["snd_isn"], row["rcv_isn"]) if value is not None)
-    return (row["netns"], row["local_port"], row["remote_port"], *(isns[-1:] if len(isns) == 1 else isns))
+    """The same connection's end in two recordings. (Of a censored one only the peer's number is known.)"""
+    return (row["netns"], row["local_port"], row["remote_port"], row["rcv_isn"])
 
 
 def compare(row: Row, truth: Row) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from drive import SERVER, agreed, connect, linger_zero, listen, pair_of, receive, wait_closed
+from drive import SERVER, ack_at_once, agreed, connect, linger_zero, listen, pair_of, receive, wait_closed
 from recording import Recording, Row, Stopwatch, ends, expect, finished, only
 from tcptrace.lab import namespaces
 from tcptrace.lab.namespaces import SIDE_B, Namespace
@@ -21,7 +21,6 @@ Record = Callable[..., Recording]
 
 MPTCP, SCTP = 262, 132
 BEFORE: dict[str, Any] = {
-    "role": "unknown",
     "started_ns": None,
     "handshake_ns": None,
     "handshake_exact": None,
@@ -46,10 +45,12 @@ def test_open_before_the_recording(wired: Wired, record: Record) -> None:
     recording = record("--port", SERVER)
     server.sendall(b"during")
     assert receive(client, 6) == b"during"
+    ack_at_once(server)
     with watch("client close"):
         client.close()
     with watch("eof"):
         assert receive(server, 1) == b""
+        wait_closed(a, port)
     with watch("server close"):
         server.close()
     with watch("over"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,6 @@ def rows_in(rows: list[Row], space: Namespace) -> list[Row]:
     return [row for row in rows if row["netns"] == space.inode]
 
 
-def causes(recording: Recording) -> dict[str, int]:
-    losses: dict[str, int] = recording.info()["losses"]
-    return losses
-
-
 def test_what_does_not_fit_the_smallest_buffer_is_counted(
     arena: Namespace, record: Record, tmp_path: Path
 ) -> None:
@@ -54,7 +50,7 @@ def test_what_does_not_fit_the_smallest_buffer_is_counted(
     made = storm(arena)
     assert recording.finish() == EXIT_INCOMPLETE
     rows = recording.rows(exit_code=EXIT_INCOMPLETE)
-    lost = causes(recording)["connection_ring"]
+    lost = recording.lost()["connection_ring"]
     assert lost > 0, "the storm did not fill 4096 bytes"
     assert len(rows_in(rows, arena)) == len(rows)
     assert len(rows) + lost == 2 * made
@@ -95,7 +91,7 @@ def test_with_packet_steering_every_end_has_its_row(arena: Namespace, record: Re
     made = storm(arena)
     recording.finish()
     rows = recording.rows(exit_code=recording.exit_code or 0)
-    losses = causes(recording)
+    losses = recording.lost()
     assert all(cause.startswith("recursion.") for cause in losses), losses
     assert recording.exit_code == (EXIT_INCOMPLETE if losses else 0)
     assert len(rows) == 2 * made, losses
@@ -115,6 +111,26 @@ def assert_every_end(rows: list[Row], made: int) -> None:
         assert row["bytes_sent"] == row["bytes_received"] == 1, row
         known = [row["syn_sent_ns"], row["syn_recv_ns"], row["established_ns"]]
         assert all(value is None or 0 <= value < 10_000_000_000 for value in known), row
-    for of_role, role, reason in ((clients, "active", "reset_sent"), (servers, "passive", "reset_received")):
-        assert {row["role"] for row in of_role} <= {role, "unknown"}
-        assert {row["close_reason"] for row in of_role} <= {reason, None}
+    # The client resets; the server may have sent its FIN before, and then closed by FIN or was reset.
+    assert {row["role"] for row in clients} <= {"active", "unknown"}
+    assert {row["role"] for row in servers} <= {"passive", "unknown"}
+    assert {row["close_reason"] for row in clients} <= {"reset_sent", None}
+    assert {row["close_reason"] for row in servers} <= {"reset_received", "fin", None}
+
+
+def test_starting_and_stopping_under_load_says_nothing_wrong(arena: Namespace, record: Record) -> None:
+    """What ends while the programs are being attached or detached may be unknown, never wrong."""
+    load = arena.popen([str(STORM), "-p", str(PORT), "-s", "20"], stdout=subprocess.DEVNULL)
+    for _ in range(3):
+        recording = record("--netns", arena.inode)
+        rows = recording.stop()
+        assert {row["close_reason"] for row in rows if row["remote_port"] == PORT} <= {
+            "reset_sent",
+            "open",
+            None,
+        }
+        assert {row["close_reason"] for row in rows if row["local_port"] == PORT} <= {
+            "reset_received", "fin", "open", None,
+        }  # fmt: skip
+        assert sum(row["right_censored"] for row in rows) <= 4, "the storm has one connection at a time"
+    namespaces.stop(load)
