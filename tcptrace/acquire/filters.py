@@ -1,5 +1,6 @@
 """What to record: the filters of the command line, as the keys of the maps that the programs look into."""
 
+import fcntl
 import ipaddress
 import os
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from tcptrace.errors import UsageError
 from tcptrace.trace import wire
 
 NAMED_NAMESPACES = "/run/netns"
+
+_NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
+_CLONE_NEWNET = 0x40000000
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,12 @@ def namespace_inode(name: str) -> int:
         return int(name)
     path = name if "/" in name else f"{NAMED_NAMESPACES}/{name}"
     try:
-        return os.stat(path).st_ino
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if fcntl.ioctl(fd, _NS_GET_NSTYPE) == _CLONE_NEWNET:
+                return os.fstat(fd).st_ino
+        finally:
+            os.close(fd)
     except (OSError, ValueError):
-        raise UsageError(f"--netns {name!r} is no inode, no name of `ip netns list` and no path") from None
+        pass
+    raise UsageError(f"--netns {name!r} is no inode, no name of `ip netns list` and no path of one")

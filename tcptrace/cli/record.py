@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,12 +17,17 @@ from tcptrace.output.escape import visible
 from tcptrace.units import parse_duration, parse_size
 
 _REFRESH_S = 0.5
-_EXIT_NOT_FOUND = 127  # what shells, env and nice answer
+_PATIENCE_S = 5.0  # with a command that was told to end
+_EXIT_NOT_FOUND, _EXIT_NOT_RUN = 127, 126  # what shells, env and nice answer
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class _CommandMissing(TcptraceError):
     exit_code = _EXIT_NOT_FOUND
+
+
+class _CommandRefused(TcptraceError):
+    exit_code = _EXIT_NOT_RUN
 
 
 def _duration(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
@@ -40,7 +44,8 @@ def _buffer(_context: click.Context, _parameter: click.Parameter, value: str) ->
 
 
 def default_path() -> Path:
-    return Path(f"tcptrace-{os.uname().nodename}-{time.strftime('%Y%m%d-%H%M%S')}.tct")
+    host = os.uname().nodename.replace("/", "_")
+    return Path(f"tcptrace-{host}-{time.strftime('%Y%m%d-%H%M%S')}.tct")
 
 
 def _invoking_user() -> tuple[int, int] | None:
@@ -127,21 +132,25 @@ def command(
     from tcptrace.acquire.preflight import require_privileges
     from tcptrace.acquire.recorder import Options, Recorder
 
+    require_privileges()
     path = output or default_path()
     if path.exists() and not force:
         raise TcptraceError(f"{path} exists: give another name with -o, or --force to overwrite it")
     if command and shutil.which(command[0]) is None:
         raise _CommandMissing(f"cannot run {command[0]!r}: no such command")
-    require_privileges()
     filters = Filters(ports, peers, pids, comms, namespaces)
     options = Options(path, filters, mode, buffer, duration, force, _invoking_user())
+    view, child = _View(), None
     with interrupts() as interrupt:
         recorder = Recorder(options)
         try:
             recorder.start()
             _say(f"recording to {path}{'' if duration or command else ': Ctrl-C ends it'}")
-            child = subprocess.Popen(command) if command else None
-            view = _View()
+            try:
+                child = _start_child(command)
+            except _CommandRefused:
+                recorder.stop()
+                raise
 
             def over() -> bool:
                 interrupt.drain()
@@ -152,6 +161,10 @@ def command(
             status = _end_child(child, interrupt.stopped)
             losses = recorder.stop()
             _say(recorder.summary_line(losses))
+        except BaseException:
+            view.clear()
+            _end_child(child, None)
+            raise
         finally:
             recorder.close()
     return status or (EXIT_INCOMPLETE if losses else EXIT_OK)
@@ -161,26 +174,40 @@ def _say(text: str) -> None:
     click.echo(visible(text), err=True)
 
 
+def _start_child(command: tuple[str, ...]) -> "subprocess.Popen[bytes] | None":
+    if not command:
+        return None
+    try:
+        return subprocess.Popen(command)
+    except OSError as error:
+        raise _CommandRefused(f"cannot run {command[0]!r}: {error.strerror}") from None
+
+
 def _end_child(child: "subprocess.Popen[bytes] | None", stopped: signal.Signals | None) -> int:
-    """Hands a stopping signal on to the command, waits for it, and returns its status as a shell would."""
+    """Hands a stopping signal on to the command, waits for it, and returns its status as a shell would.
+
+    A command that dies by our signal, or by the one that stopped us, ended as it was told to: 0.
+    """
     if child is None:
         return EXIT_OK
+    ours = {stopped}
     if child.poll() is None:
+        ours |= {stopped or signal.SIGTERM, signal.SIGKILL}
         child.send_signal(stopped or signal.SIGTERM)
         try:
-            child.wait(5)
+            child.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:
             child.kill()
     status = child.wait()
-    if stopped is not None and status == -stopped:
-        return EXIT_OK  # it ended because we were told to
+    if status < 0 and signal.Signals(-status) in ours:
+        return EXIT_OK
     return status if status >= 0 else 128 - status
 
 
 class _View:
     """Live counts on stderr, where that is a terminal."""
 
-    def __init__(self, arguments: Sequence[str] = ()) -> None:
+    def __init__(self) -> None:
         self._live = sys.stderr.isatty() and "TCPTRACE_QUIET" not in os.environ
         self._shown = 0.0
         self._last: tuple[float, int] = (0.0, 0)
