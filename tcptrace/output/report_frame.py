@@ -78,12 +78,14 @@ def connection_frame(table: pa.Table, start_ns: int) -> pd.DataFrame:
     for name in NAMES:
         columns[name] = pc.dictionary_encode(table[name])
     for name in NUMBERS:
-        columns[name] = pc.cast(table[name], pa.float64())
+        columns[name] = pc.cast(table[name], pa.float64(), safe=False)
     for name in FLAGS:
         columns[name] = pc.cast(pc.cast(table[name], pa.int8()), pa.float64())
     started, ended = table["started_ns"], table["ended_ns"]
-    columns["start_ns"] = pc.cast(pc.subtract(started, pa.scalar(start_ns, pa.int64())), pa.float64())
-    columns["life_ns"] = pc.cast(pc.subtract(ended, started), pa.float64())
+    columns["start_ns"] = pc.cast(
+        pc.subtract(started, pa.scalar(start_ns, pa.int64())), pa.float64(), safe=False
+    )
+    columns["life_ns"] = pc.cast(pc.subtract(ended, started), pa.float64(), safe=False)
     frame: pd.DataFrame = pa.table(columns).to_pandas()
     frame["start_s"] = frame.pop("start_ns") / 1e9
     waiting = frame["syn_sent_ns"].fillna(frame["syn_recv_ns"])
