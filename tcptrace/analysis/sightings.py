@@ -6,7 +6,7 @@ What a sighting knows is who talked to whom and when it started; everything else
 import numpy as np
 import pyarrow as pa
 
-from tcptrace.analysis.columns import plain
+from tcptrace.analysis.columns import bool_array, int_array, plain
 from tcptrace.trace.wire import CloseReason, Flag, Initiator, Kind
 
 _KNOWN = ("connection_id", "role", "family", "v4_mapped", "netns", "local_addr", "remote_addr")
@@ -15,21 +15,21 @@ _PORTS = ("local_port", "remote_port")
 
 def with_sightings(records: pa.Table, events: pa.Table) -> pa.Table:
     """The raw connection records, and one more for each sighted connection that has none."""
-    sighted = events.filter(pa.array(plain(events, "kind") == Kind.SIGHTING))
+    sighted = events.filter(bool_array(plain(events, "kind") == Kind.SIGHTING))
     if not sighted.num_rows:
         return records
     ids = plain(sighted, "connection_id")
     _, first = np.unique(ids, return_index=True)
     new = first[~np.isin(ids[first], plain(records, "connection_id"))]
-    sighted = sighted.take(pa.array(new))
-    zero = pa.array(np.zeros(len(new), np.int64))
+    sighted = sighted.take(int_array(new))
+    zero = int_array(np.zeros(len(new), np.int64))
     made = {name: sighted[name] for name in (*_KNOWN, *_PORTS)}
     made["started_ns"] = sighted["first_sent_ns"]
-    made["seen_ns"] = pa.array(plain(sighted, "time_ns"))
-    made["kind"] = pa.array(np.full(len(new), Kind.CONNECTION, np.int64))
-    made["flags"] = pa.array(np.full(len(new), Flag.STATES_BROKEN, np.int64))
-    made["close_reason"] = pa.array(np.full(len(new), CloseReason.UNKNOWN, np.int64))
-    made["initiator"] = pa.array(np.full(len(new), Initiator.UNKNOWN, np.int64))
+    made["seen_ns"] = int_array(plain(sighted, "time_ns"))
+    made["kind"] = int_array(np.full(len(new), Kind.CONNECTION, np.int64))
+    made["flags"] = int_array(np.full(len(new), Flag.STATES_BROKEN, np.int64))
+    made["close_reason"] = int_array(np.full(len(new), CloseReason.UNKNOWN, np.int64))
+    made["initiator"] = int_array(np.full(len(new), Initiator.UNKNOWN, np.int64))
     made["state"] = zero
     columns = [
         made[field.name].cast(field.type) if field.name in made else pa.nulls(len(new), field.type)

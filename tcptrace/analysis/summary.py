@@ -31,6 +31,7 @@ def describe(trace: Trace) -> dict[str, Any]:
         monotonic, realtime = max(trace.clocks)
         end = {"monotonic_ns": monotonic, "realtime_ns": realtime}
     first, last = start.get("monotonic_ns"), end.get("monotonic_ns")
+    sighted = int((plain(trace.events, "kind") == Kind.SIGHTING).sum())
     return {
         "path": str(trace.path),
         "complete": trace.complete,
@@ -41,7 +42,11 @@ def describe(trace: Trace) -> dict[str, Any]:
         "started_ns": start.get("realtime_ns"),
         "ended_ns": end.get("realtime_ns"),
         "duration_ns": last - first if isinstance(first, int) and isinstance(last, int) else None,
-        "records": {"connections": trace.connections.num_rows, "events": trace.events.num_rows},
+        "records": {
+            "connections": trace.connections.num_rows,
+            "events": trace.events.num_rows - sighted,
+            "sightings": sighted,
+        },
         "lost": lost(trace),
         "header": header,
         "trailer": trace.trailer,
@@ -92,6 +97,7 @@ def summarise(trace: Trace, connections: pa.Table) -> dict[str, Any]:
             "by_close_reason": _counts(connections["close_reason"]),
             "left_censored": _true(connections["left_censored"]),
             "right_censored": _true(connections["right_censored"]),
+            "only_sighted": _only_sighted(trace),
         },
         "handshake": {role: _handshakes(connections, role) for role in ("active", "passive")},
         "retransmits": _retransmits(connections),
@@ -156,6 +162,12 @@ def _events(trace: Trace) -> dict[str, Any]:
             named["unknown"] = named.get("unknown", 0) + missing
         made[key] = dict(sorted(named.items(), key=lambda item: (-item[1], item[0])))
     return made
+
+
+def _only_sighted(trace: Trace) -> int:
+    """Connections known by a sighting alone: the kernel skipped the programs at their end."""
+    ids = plain(trace.events, "connection_id")[plain(trace.events, "kind") == Kind.SIGHTING]
+    return int((~np.isin(np.unique(ids), plain(trace.connections, "connection_id"))).sum())
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:

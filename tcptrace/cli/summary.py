@@ -40,7 +40,8 @@ def command(trace: Path, as_json: bool) -> int:
       tcptrace                version of this program
       trace                   as in `tcptrace info --json`
       lost                    total and count per cause; total null when unknown
-      connections             rows, by_role, by_close_reason, left_censored, right_censored
+      connections             rows, by_role, by_close_reason, left_censored, right_censored,
+                              only_sighted (started in view, ended where the kernel skipped us)
       handshake               active and passive, each: n, p50_ns, p90_ns, p99_ns, max_ns,
                               not_observed, estimated
       retransmits             data, syn, synack (segments), connections, connections_not_known

@@ -5,7 +5,7 @@ Parquet, an en dash in text: never 0.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.cells import cell_len
 
+from tcptrace.analysis.columns import by_distinct
 from tcptrace.output.escape import visible
 
 # Rows that are turned into text at a time: large enough for columns of code, small next to the table.
@@ -25,7 +26,8 @@ def write_csv(table: pa.Table, file: BinaryIO) -> None:
     from pyarrow import csv
 
     columns = [
-        _strings(column, visible) if pa.types.is_string(column.type) else column for column in table.columns
+        by_distinct(column, visible) if pa.types.is_string(column.type) else column
+        for column in table.columns
     ]
     csv.write_csv(pa.table(columns, names=table.schema.names), file)
 
@@ -37,7 +39,7 @@ def write_ndjson(table: pa.Table, file: BinaryIO) -> None:
         for number, (field, column) in enumerate(zip(batch.schema, batch.columns, strict=True)):
             parts.append(f"{',' if number else '{'}{json.dumps(field.name)}:")
             if pa.types.is_string(field.type):
-                column = _strings(column, json.dumps)
+                column = by_distinct(column, json.dumps)
             parts.append(pc.fill_null(column.cast(pa.string()), "null"))
         parts.append("}\n")
         lines = pc.binary_join_element_wise(*parts, "") if batch.num_columns else pa.array([], pa.string())
@@ -49,15 +51,6 @@ def write_parquet(table: pa.Table, file: BinaryIO) -> None:
     from pyarrow import parquet
 
     parquet.write_table(table, file, compression="zstd")
-
-
-def _strings(column: pa.Array | pa.ChunkedArray, convert: Callable[[str], str]) -> pa.Array:
-    """A string column with each distinct value converted once."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    encoded = column.dictionary_encode()
-    texts = pa.array([convert(value) for value in encoded.dictionary.to_pylist()], pa.string())
-    return texts.take(encoded.indices)
 
 
 @dataclass(frozen=True)

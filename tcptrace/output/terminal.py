@@ -116,6 +116,7 @@ def print_summary(out: Console, summary: Mapping[str, Any], connections: pa.Tabl
         for key, words in (
             ("left_censored", "open before the recording, so begun unseen"),
             ("right_censored", "still open at its end"),
+            ("only_sighted", "known by their start only, because the kernel skipped what saw their end"),
         )
         if facts[key]
     ]:
@@ -220,7 +221,7 @@ def _slowest(out: Console, table: pa.Table) -> None:
         ),
         right=(0, 5, 7),
     )
-    if pc.any(pc.equal(slow["handshake_exact"], False)).as_py():
+    if False in slow["handshake_exact"].to_pylist():
         _line(out, "  ~ estimated")
 
 

@@ -105,6 +105,13 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
     assert not loaded & {"numpy", "pyarrow", "pandas", "rich", "plotly", "jinja2"}
 
 
+@pytest.mark.parametrize("args", [["info"], ["summary"], ["connections"], ["connections", "--format", "csv"]])
+def test_reading_a_trace_does_not_wait_for_pandas(traces: Path, args: list[str]) -> None:
+    command = [*args, str(traces / "good.tct")]
+    code = f"import sys; from tcptrace.cli import run; run({command!r}); assert 'pandas' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True, timeout=60)
+
+
 def test_help_is_quick() -> None:
     def took() -> tuple[float, float]:
         start = time.monotonic()

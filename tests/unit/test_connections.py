@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import synthetic
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tcptrace.analysis.connections import connections
+from tcptrace.analysis.connections import _latest_before, connections
 from tcptrace.analysis.schema import CONNECTIONS, STATE_TIMES
 from tcptrace.trace import wire
 from tcptrace.trace.reader import read
@@ -323,6 +325,28 @@ def test_with_a_reused_tuple_the_latest_event_before_the_child_counts(tmp_path: 
     assert made["handshake_ns"].to_pylist() == [3 * S, 9 * S]
 
 
+PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20)), max_size=30)
+
+
+@given(PAIRS, PAIRS)
+def test_the_join_agrees_with_looking_at_every_pair(
+    entries: list[tuple[int, int]], wanted: list[tuple[int, int]]
+) -> None:
+    def split(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        keys = np.array([pair[0] for pair in pairs], "<i8").view("V8")
+        return keys, np.array([pair[1] for pair in pairs], np.int64)
+
+    found = _latest_before(*split(entries), *split(wanted))
+    for (key, time), place in zip(wanted, found.tolist(), strict=True):
+        matching = [
+            entry_time for entry_key, entry_time in entries if entry_key == key and entry_time <= time
+        ]
+        if matching:
+            assert entries[place] == (key, max(matching))
+        else:
+            assert place == -1
+
+
 def test_other_handshakes_are_left_alone(tmp_path: Path) -> None:
     got = row(tmp_path, passive(synack_retransmits=0, handshake_ns=9, syn_recv_ns=9), events=(synack(),))
     assert got["handshake_ns"] == got["syn_recv_ns"] == 9
@@ -348,6 +372,24 @@ def test_a_late_reset_amends_its_connection(tmp_path: Path) -> None:
 def test_a_late_reset_keeps_a_known_initiator(tmp_path: Path) -> None:
     late = event(Kind.RESET_SENT, connection_id=1)
     assert row(tmp_path, conn(initiator=Initiator.REMOTE), events=(late,))["initiator"] == "remote"
+
+
+def test_a_connection_that_was_only_sighted_has_a_row_of_what_is_known(tmp_path: Path) -> None:
+    sighting = event(Kind.SIGHTING, connection_id=9, role=Role.ACTIVE, first_sent_ns=AFTER)
+    got = row(tmp_path, events=(sighting, sighting))
+    assert (got["connection_id"], got["role"], got["netns"]) == (9, "active", 7)
+    assert (got["local_addr"], got["local_port"], got["remote_port"]) == ("192.0.2.1", 40000, 443)
+    assert got["started_ns"] == near(AFTER)
+    assert (got["left_censored"], got["right_censored"]) == (False, False)
+    known = {"connection_id", "netns", "family", "v4_mapped", "role", "started_ns"}
+    known |= {f"{end}_{part}" for end in ("local", "remote") for part in ("addr", "port")}
+    known |= {"left_censored", "right_censored"}
+    assert {name for name, value in got.items() if value is not None} == known
+
+
+def test_a_record_says_more_than_a_sighting(tmp_path: Path) -> None:
+    got = row(tmp_path, conn(9), events=(event(Kind.SIGHTING, connection_id=9, first_sent_ns=AFTER),))
+    assert got["close_reason"] == "fin"
 
 
 def test_large_traces_keep_every_value(tmp_path: Path) -> None:

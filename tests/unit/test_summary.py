@@ -73,6 +73,7 @@ def test_rows_are_counted_by_role_and_reason(tmp_path: Path) -> None:
         "by_close_reason": {"fin": 2, "open": 1, "unknown": 1},
         "left_censored": 0,
         "right_censored": 1,
+        "only_sighted": 0,
     }
 
 
@@ -144,6 +145,16 @@ def test_retransmits_and_events(tmp_path: Path) -> None:
         "drop_reasons": {"NO_SOCKET": 2, "250": 1, "unknown": 1},
         "reset_reasons": {"NO_SOCKET": 2},
     }
+
+
+def test_sightings_count_only_without_a_record(tmp_path: Path) -> None:
+    made = summary(
+        tmp_path,
+        conn(1),
+        events=tuple(event(Kind.SIGHTING, connection_id=number) for number in (1, 2, 2, 3)),
+    )
+    assert (made["connections"]["rows"], made["connections"]["only_sighted"]) == (3, 2)
+    assert made["trace"]["records"] == {"connections": 1, "events": 0, "sightings": 4}
 
 
 def test_a_complete_trace_has_no_problem(tmp_path: Path) -> None:
