@@ -165,33 +165,55 @@ def _absence(fact: Fact, arguments: int | None) -> str:
 def _load_object(
     config: np.ndarray, buffer_bytes: int, missing: dict[str, str]
 ) -> tuple[libbpf.Object, dict[str, int]]:
-    """Tries the variants; a program that none of them gets past the kernel joins `missing`."""
+    """Loads the variant that leaves out the fewest programs, the first of those; they join `missing`."""
+    best: tuple[libbpf.Object, dict[str, int], dict[str, str]] | None = None
+    for variant in _VARIANTS:
+        try:
+            object_, refused = _load_variant(variant, config, buffer_bytes, missing)
+        except libbpf.BpfError as error:
+            least = error
+            continue
+        if best is not None and len(refused) >= len(best[2]):
+            object_.close()
+            continue
+        if best is not None:
+            best[0].close()
+        best = object_, variant, refused
+        if not refused:
+            break
+    if best is None:
+        raise HostError(_explain(least))  # of the variant that asks least of the kernel
+    missing.update(best[2])
+    return best[:2]
+
+
+def _load_variant(
+    variant: dict[str, int], config: np.ndarray, buffer_bytes: int, missing: dict[str, str]
+) -> tuple[libbpf.Object, dict[str, str]]:
+    """Also returns the programs, with reasons, that had to be left out. Raises BpfError."""
     required = {fact.program for fact in LIFECYCLE if fact.required}
+    for name, value in variant.items():
+        config[name] = value
+    refused: dict[str, str] = {}
     while True:
-        first: libbpf.BpfError | None = None
-        for variant in _VARIANTS:
-            object_ = libbpf.Object(resources.bpf_object("lifecycle"))
-            try:
-                for name in ("use_hash", "has_cookie"):
-                    config[name] = variant[name]
-                object_.set_initial_value(".rodata.config", config.tobytes())
-                object_.set_max_entries("connections", buffer_bytes)
-                object_.set_max_entries("events", buffer_bytes)
-                object_.set_autocreate("storage", not variant["use_hash"])
-                if not variant["use_hash"]:
-                    object_.set_max_entries("sockets", 1)
-                for name, program in object_.programs.items():
-                    program.set_autoload(name not in missing)
-                object_.load()
-                return object_, variant
-            except libbpf.BpfError as error:
-                object_.close()
-                first = first or error
-        assert first is not None
-        culprit = _culprit(first.log)
-        if culprit is None or culprit in missing or culprit in required:
-            raise HostError(_explain(first))
-        missing[culprit] = f"the kernel refuses the program: {_last_words(first.log)}"
+        object_ = libbpf.Object(resources.bpf_object("lifecycle"))
+        try:
+            object_.set_initial_value(".rodata.config", config.tobytes())
+            object_.set_max_entries("connections", buffer_bytes)
+            object_.set_max_entries("events", buffer_bytes)
+            object_.set_autocreate("storage", not variant["use_hash"])
+            if not variant["use_hash"]:
+                object_.set_max_entries("sockets", 1)
+            for name, program in object_.programs.items():
+                program.set_autoload(name not in missing and name not in refused)
+            object_.load()
+            return object_, refused
+        except libbpf.BpfError as error:
+            object_.close()
+            culprit = _culprit(error.log)
+            if culprit is None or culprit in refused or culprit in required:
+                raise
+            refused[culprit] = f"the kernel refuses the program: {_last_words(error.log)}"
 
 
 def _culprit(log: list[str]) -> str | None:
