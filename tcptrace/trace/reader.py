@@ -27,6 +27,9 @@ _DTYPES = {_CONNECTION: wire.CONNECTION, "event": wire.EVENT}
 _ROWS_PER_CHUNK = 4096
 _INT64_MAX = (1 << 63) - 1
 
+# Where they exist: traces are read on any system.
+_OPEN_FLAGS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+
 # What Arrow raises for bytes that it cannot decode.
 _ARROW_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError)
 
@@ -127,7 +130,7 @@ def read(path: Path | str) -> Trace:
 def _open(path: Path) -> BinaryIO:
     try:
         # A pipe or a device would block here, or do worse.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise TraceError(f"{path} is not a regular file")
