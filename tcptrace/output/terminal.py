@@ -29,6 +29,8 @@ LOSSES = {
     "connection_ring": "a connection's record found its ring buffer full: its row is missing",
     "event_ring": "an event's record found its ring buffer full: a retransmission, reset or drop is missing",
     "state": "no memory for a connection's state: its row is missing",
+    "unread": "records that the kernel says it sent and that never came",
+    "end": "connections whose end the kernel did not show us: their rows know the start only",
     "unaccounted": "tracked, but neither a row nor a reason for losing it arrived",
 }
 RECURSION = "the kernel skipped this program while it interrupted itself: fields that needed it are null"
