@@ -43,6 +43,8 @@ NUMBERS = (
 )
 FLAGS = ("handshake_exact", "left_censored", "right_censored")
 
+_LARGEST = float((1 << 63) - 1024)  # the largest float that int64 holds
+
 TCP_SYN_SENT, TCP_SYN_RECV = 2, 3  # include/net/tcp_states.h
 
 
@@ -62,7 +64,8 @@ class Quantiles:
 
 def quantiles(values: "pd.Series[float]") -> Quantiles:
     """Quantiles of the values that are not null."""
-    ordered = np.sort(values.dropna().to_numpy().astype(np.int64))
+    # 2**63 as a float does not fit back; only a forged file has such a duration.
+    ordered = np.sort(values.dropna().clip(upper=_LARGEST).to_numpy().astype(np.int64))
     p50, p90, p99 = (quantile(ordered, *QUANTILES[name]) for name in ("p50_ns", "p90_ns", "p99_ns"))
     low, p25, p75, high = (quantile(ordered, percent) for percent in (0, 25, 75, 100))
     return Quantiles(len(ordered), low, p25, p50, p75, p90, p99, high)

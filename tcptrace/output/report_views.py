@@ -136,6 +136,9 @@ class Teardown:
     initiators: list[str]
     figure: Any | None
 
+    def total(self, *reasons: str) -> int:
+        return sum(row.total for row in self.rows if row.reason in reasons)
+
 
 def teardown(frame: pd.DataFrame) -> Teardown:
     if not len(frame):
@@ -188,6 +191,9 @@ class Retransmits:
     reset_count: int
     reset_places: int
     figure: Any | None
+
+    def row(self, what: str) -> RetransmitRow:
+        return next(row for row in self.rows if row.what == EVENT_NAMES[what])
 
 
 EVENT_NAMES = {"syn": "SYN", "synack": "SYN-ACK", "data": "data and FIN", "drop": "drop"}
