@@ -134,7 +134,8 @@ static __always_inline void tt_fill_agreed(struct tcp_sock *tp, struct tt_socket
 
 	/* bytes_acked counts the SYN of an active end; a passive end begins after it */
 	r->snd_isn = -1;
-	if (s->role == TT_ROLE_ACTIVE)
+	if (s->role == TT_ROLE_ACTIVE &&
+	    TT_READ(tp, segs_out)) /* 0: no free port, no SYN, no number */
 		r->snd_isn = (__u32)(una - acked);
 	else if (s->role == TT_ROLE_PASSIVE)
 		r->snd_isn = (__u32)(una - acked - 1);
@@ -159,6 +160,9 @@ static __always_inline void tt_fill_volume(struct sock *sk, struct tcp_sock *tp,
 	r->bytes_sent = TT_READ(tp, bytes_sent) - TT_READ(tp, bytes_retrans);
 	r->bytes_received = TT_READ(tp, bytes_received) - tt_fin_received(sk);
 	r->segments_sent = TT_READ(tp, segs_out);
+	/* segs_in of a child counts the SYN, segs_out not the SYN-ACKs: the request sent them */
+	if (s->role == TT_ROLE_PASSIVE && s->synack_retransmits >= 0)
+		r->segments_sent += 1 + s->synack_retransmits;
 	r->segments_received = TT_READ(tp, segs_in);
 	/* total_retrans goes on from the handshake's */
 	r->retransmits = -1;

@@ -9,6 +9,7 @@ import os
 from collections import deque
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tcptrace.errors import HostError, TcptraceError
@@ -240,17 +241,25 @@ class Program:
     def attached(self) -> bool:
         return self._link is not None
 
-    def statistics(self) -> dict[str, int]:
-        """run_count and run_time_ns (0 unless kernel.bpf_stats_enabled), recursion_misses since the load."""
+    def statistics(self) -> dict[str, int | None]:
+        """run_count and run_time_ns (null while kernel.bpf_stats_enabled is off), and recursion_misses."""
         info = _ProgramInfo()
         size = c_uint32(ctypes.sizeof(info))
         fd = library().bpf_program__fd(self._handle)
         _status(library().bpf_obj_get_info_by_fd(fd, byref(info), byref(size)), f"program {self.name}")
+        counting = _counts_runs()
         return {
-            "run_count": int(info.run_cnt),
-            "run_time_ns": int(info.run_time_ns),
+            "run_count": int(info.run_cnt) if counting else None,
+            "run_time_ns": int(info.run_time_ns) if counting else None,
             "recursion_misses": int(info.recursion_misses),
         }
+
+
+def _counts_runs() -> bool:
+    try:
+        return Path("/proc/sys/kernel/bpf_stats_enabled").read_text().strip() != "0"
+    except OSError:
+        return False
 
 
 class Object:

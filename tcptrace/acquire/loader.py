@@ -4,6 +4,7 @@ A program that the kernel refuses is left out when its fact is not required, and
 missing with the reason; a helper or map type that the kernel lacks is replaced by its fallback.
 """
 
+import errno
 import mmap
 import re
 import tempfile
@@ -68,9 +69,14 @@ class Loaded:
         self.object.programs["walk"].iterate()
 
     def set_holders(self, holders: dict[bytes, bytes]) -> None:
+        """As many as the map has room for: the owner of a socket beyond stays null."""
         table = self.object.map("holders")
-        for key, value in holders.items():
-            table.update(key, value)
+        try:
+            for key, value in holders.items():
+                table.update(key, value)
+        except libbpf.BpfError as error:
+            if error.errno != errno.E2BIG:
+                raise
 
     def control(self, **values: int) -> None:
         """Changes fields of struct tt_control; the others keep their values."""
@@ -93,7 +99,7 @@ class Loaded:
         live: npt.NDArray[np.void] = slots[slots["connection_id"] != 0]
         return live
 
-    def detach(self) -> dict[str, dict[str, int]]:
+    def detach(self) -> dict[str, dict[str, int | None]]:
         """No program runs any more; rings and counters stay readable.
 
         Returns what each program cost and how often the kernel skipped it (see Program.statistics).

@@ -234,7 +234,9 @@ class Recorder:
             self._writer.add(sightings(left, now_ns))
         return len(left)
 
-    def _losses(self, statistics: dict[str, dict[str, int]], unread: int, skipped: int) -> dict[str, int]:
+    def _losses(
+        self, statistics: dict[str, dict[str, int | None]], unread: int, skipped: int
+    ) -> dict[str, int]:
         counters = self._programs.counters()
         losses = {
             counter.name.removeprefix("LOST_").lower(): n
@@ -242,7 +244,7 @@ class Recorder:
             if counter.name.startswith("LOST_")
         }
         for name, values in statistics.items():
-            losses[f"recursion.{name}"] = values["recursion_misses"]
+            losses[f"recursion.{name}"] = values["recursion_misses"] or 0
         losses["unread"] = unread
         losses["end"] = skipped + counters[Counter.COUNT_DISPLACED] - counters[Counter.COUNT_REGAINED]
         # tracked, but neither ended, nor met by the last walk, nor noted: lost before they were established

@@ -1,6 +1,7 @@
 """tcptrace doctor."""
 
 import json
+import sys
 
 import click
 
@@ -31,12 +32,12 @@ def command(as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(result.as_json(), indent=2))
         return code
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    # lines are not broken: programs read them, too
-    console = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
+    from tcptrace.output.terminal import console as terminal_console
+
+    console = terminal_console(sys.stdout)
     marks = {True: ("ok", "green"), False: ("no", "red"), None: ("?", "yellow")}
     for check in result.checks:
         word, color = marks[check.ok]

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -14,6 +13,7 @@ import click
 from tcptrace.cli import CONTEXT
 from tcptrace.errors import EXIT_INCOMPLETE, EXIT_OK, TcptraceError, UsageError
 from tcptrace.output.escape import visible
+from tcptrace.output.files import invoking_user
 from tcptrace.units import parse_duration, parse_size
 
 _REFRESH_S = 0.5
@@ -46,15 +46,6 @@ def _buffer(_context: click.Context, _parameter: click.Parameter, value: str) ->
 def default_path() -> Path:
     host = os.uname().nodename.replace("/", "_")
     return Path(f"tcptrace-{host}-{time.strftime('%Y%m%d-%H%M%S')}.tct")
-
-
-def _invoking_user() -> tuple[int, int] | None:
-    """uid and gid of the user behind sudo."""
-    if os.geteuid() != 0:
-        return None
-    with suppress(KeyError, ValueError):
-        return int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"])
-    return None
 
 
 @click.command(
@@ -139,7 +130,7 @@ def command(
     if command and shutil.which(command[0]) is None:
         raise _CommandMissing(f"cannot run {command[0]!r}: no such command")
     filters = Filters(ports, peers, pids, comms, namespaces)
-    options = Options(path, filters, mode, buffer, duration, force, _invoking_user())
+    options = Options(path, filters, mode, buffer, duration, force, invoking_user())
     view, child = _View(), None
     with interrupts() as interrupt:
         recorder = Recorder(options)

@@ -1,1 +1,1 @@
-"""What people and other programs get: terminal text, tables, reports. Everything untrusted is escaped here."""
+"""What people and programs get: terminal text, tables, reports. Everything untrusted is escaped here."""

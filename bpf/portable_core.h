@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* portable.h for CO-RE: maps, field reads and helpers. */
+#ifndef TCPTRACE_PORTABLE_CORE_H
+#define TCPTRACE_PORTABLE_CORE_H
+
+#include "kernel.h"
+
+#include <bpf/bpf_helpers.h>
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+
+#include "state.h"
+
+#define TT_TRACEPOINT(event)                                                                       \
+	SEC("tp_btf/" #event)                                                                      \
+	int event(__u64 *ctx)
+/* volatile: an argument that this kernel's tracepoint lacks must not be loaded outside the branch
+ * that knows it is there */
+#define TT_ARG(n, type) ((type)(*(volatile __u64 *)&ctx[n]))
+#define TT_READ(p, f) ((p)->f)
+#define TT_PROBE(p, f) BPF_CORE_READ(p, f)
+#define TT_COPY(dst, p, f) __builtin_memcpy(dst, &(p)->f, sizeof(dst))
+#define TT_COPY_STRING(dst, p, f) bpf_probe_read_kernel_str(dst, sizeof(dst), &(p)->f)
+
+const volatile struct tt_config tt_config SEC(".rodata.config") = {};
+#define TT_CONFIG(field) tt_config.field
+#define TT_CONFIG_DROP_REASONS(word) tt_config.drop_reasons[word]
+
+#define TT_RING(name, one)                                                                         \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_RINGBUF);                                                \
+		__uint(max_entries, 1 << 24);                                                      \
+	} name SEC(".maps");                                                                       \
+	static __always_inline struct tt_##one *tt_reserve_##one(void)                             \
+	{                                                                                          \
+		return bpf_ringbuf_reserve(&name, sizeof(struct tt_##one), 0);                     \
+	}                                                                                          \
+	static __always_inline void tt_submit_##one(struct tt_##one *record)                       \
+	{                                                                                          \
+		bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);                                      \
+	}
+#define TT_SET(name, one, key_type)                                                                \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_HASH);                                                   \
+		__uint(max_entries, 1024);                                                         \
+		__type(key, key_type);                                                             \
+		__type(value, __u8);                                                               \
+	} name SEC(".maps");                                                                       \
+	static __always_inline int tt_has_##one(key_type *key)                                     \
+	{                                                                                          \
+		return bpf_map_lookup_elem(&name, key) != 0;                                       \
+	}
+
+TT_RING(connections, connection)
+TT_RING(events, event)
+TT_SET(wanted_ports, port, __u32)
+TT_SET(wanted_pids, pid, __u32)
+TT_SET(wanted_netns, netns, __u32)
+TT_SET(wanted_comms, comm, struct tt_comm)
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct tt_prefix);
+	__type(value, __u8);
+} wanted_peers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct tt_socket);
+} storage SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, struct tt_socket);
+} sockets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tt_counters);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tt_control);
+} control SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TT_JOURNAL_SLOTS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct tt_journal);
+} journal SEC(".maps");
+
+static __always_inline int tt_has_peer(struct tt_prefix *key)
+{
+	return bpf_map_lookup_elem(&wanted_peers, key) != 0;
+}
+
+static __always_inline struct tt_counters *tt_counters(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&counters, &zero);
+}
+
+static __always_inline struct tt_control *tt_control(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&control, &zero);
+}
+
+/* The fresh value of a hash is too large for the stack of a program that already holds much. */
+static const struct tt_socket tt_fresh SEC(".rodata.fresh") = {};
+
+static __always_inline struct tt_socket *tt_state_get(struct sock *sk, int create)
+{
+	if (!TT_CONFIG(use_hash))
+		return bpf_sk_storage_get(&storage, sk, 0,
+					  create ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+
+	__u64 key = (__u64)sk;
+	struct tt_socket *s = bpf_map_lookup_elem(&sockets, &key);
+
+	if (s || !create)
+		return s;
+	bpf_map_update_elem(&sockets, &key, &tt_fresh, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&sockets, &key);
+}
+
+/* Socket storage is freed with the socket; a hash entry would be met again by the next socket there. */
+static __always_inline void tt_state_drop(struct sock *sk)
+{
+	if (!TT_CONFIG(use_hash))
+		return;
+	__u64 key = (__u64)sk;
+
+	bpf_map_delete_elem(&sockets, &key);
+}
+
+static __always_inline void tt_read_options(const struct tcp_sock *tp, struct tt_connection *r)
+{
+	int scaled = BPF_CORE_READ_BITFIELD(tp, rx_opt.wscale_ok);
+
+	r->timestamps = BPF_CORE_READ_BITFIELD(tp, rx_opt.tstamp_ok);
+	r->sack = BPF_CORE_READ_BITFIELD(tp, rx_opt.sack_ok) != 0;
+	r->snd_wscale = scaled ? BPF_CORE_READ_BITFIELD(tp, rx_opt.snd_wscale) : -1;
+	r->rcv_wscale = scaled ? BPF_CORE_READ_BITFIELD(tp, rx_opt.rcv_wscale) : -1;
+	r->mss = tp->rx_opt.mss_clamp;
+	r->tfo = BPF_CORE_READ_BITFIELD(tp, syn_data_acked);
+}
+
+static __always_inline int tt_fin_received(const struct sock *sk)
+{
+	return (sk->__sk_common.skc_flags >> bpf_core_enum_value(enum sock_flags, SOCK_DONE)) & 1;
+}
+
+static __always_inline __s8 tt_ca_state(const struct inet_connection_sock *icsk)
+{
+	return BPF_CORE_READ_BITFIELD(icsk, icsk_ca_state);
+}
+
+static __always_inline struct tcp_sock *tt_tcp_sock(struct sock *sk)
+{
+	return bpf_skc_to_tcp_sock(sk);
+}
+
+static __always_inline __s64 tt_cookie(struct sock *sk)
+{
+	return TT_CONFIG(has_cookie) ? (__s64)bpf_get_socket_cookie(sk) : -1;
+}
+
+char LICENSE[] SEC("license") = "GPL";
+
+static __always_inline struct tt_journal *tt_journal_slot(__u64 connection_id)
+{
+	__u32 slot = connection_id % TT_JOURNAL_SLOTS;
+
+	return bpf_map_lookup_elem(&journal, &slot);
+}
+
+#define TT_BE16(x) bpf_ntohs(x)
+#define TT_BE32(x) bpf_ntohl(x)
+
+#endif

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* What the programs keep in the kernel. */
+#ifndef TCPTRACE_STATE_H
+#define TCPTRACE_STATE_H
+
+#include "tcptrace.h"
+
+/* State of one socket between its first sight and its record. Never leaves the kernel. */
+struct tt_socket {
+	__u64 connection_id;
+	__u64 seen_ns;
+	__u64 entered_ns; /* when `state` was entered */
+	__u64 ended_ns;
+	__u64 emitted_ns; /* last interim record, 0: none */
+	__s64 started_ns;
+	__s64 handshake_ns;
+	__u64 state_ns[16]; /* by state; 16 so that a mask proves the index to the verifier */
+	__u32 visited;      /* bit n: state_ns[n] was observed from its entry to its exit */
+	__u32 total_retrans;
+	__s32 syn_retransmits;
+	__s32 synack_retransmits;
+	__s32 pid;
+	char comm[TT_COMM_LEN];
+	__u8 state;
+	__u8 role;
+	__u8 flags;
+	__u8 initiator;
+	__u8 close_reason;
+	__s8 handshake_exact;
+	__u8 entry_known; /* entered_ns is when the state was entered, not when we first looked */
+	__u8 established;
+	__u8 reset_sent;
+	__u8 reset_received;
+	__u8 pending; /* closed; whether by reset shows in the next event of the socket */
+	__u8 done;    /* the record has left */
+	__u8 journaled;
+	__u8 retransmits_unknown;
+};
+
+struct tt_counters {
+	__u64 value[TT_COUNTERS];
+};
+
+#define TT_JOURNAL_SLOTS 16384
+
+struct tt_comm {
+	char name[TT_COMM_LEN];
+};
+
+#endif
