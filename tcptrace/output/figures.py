@@ -222,7 +222,8 @@ def latency_heatmap(series: Mapping[str, pd.DataFrame], span_s: float) -> go.Fig
                 "font": {"size": 12, "color": COLOUR["ink"]},
             }
         )
-    ticks = [n for n in (1, 10, 100, 1000, 10_000, 100_000, 1_000_000) if n <= max(most, 9)]
+    steps = (1, 2, 5) if most < 50 else (1,)
+    ticks = [step * 10**power for power in range(8) for step in steps if step * 10**power <= max(most, 10)]
     layout: dict[str, Any] = {
         f"yaxis{'' if number == 0 else number + 1}": duration_axis(edges[0], edges[-1])
         | {
