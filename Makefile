@@ -40,6 +40,7 @@ setup-test: setup $(BUILD)/.packages-test .venv/.setup-test $(STORM) ## what tes
 bpf: $(OBJECTS) ## the eBPF programs alone
 
 demo: setup ## record real connections between two namespaces: demo/demo.tct, demo/report.html
+	$(Q)mkdir -p demo
 	$(Q)$(ROOT) $(BIN)/python -m tcptrace.lab.demo demo
 
 test: setup-test ## all tests; those of the kernel run as root

@@ -98,6 +98,7 @@ class Namespace:
         self.path = DIRECTORY / self.name
         self._owner = pid
         self._children: list[subprocess.Popen[Any]] = []
+        self._starting = threading.Lock()
         _watch_for_our_end()
         # Registered before it exists: an interruption inside `ip` must not leave it behind.
         _alive[self.name] = self
@@ -126,7 +127,9 @@ class Namespace:
         """
         if os.getpid() != self._owner or _alive.pop(self.name, None) is None:
             return
-        for child in self._children:
+        with self._starting:
+            children = list(self._children)
+        for child in children:
             stop(child)
         if hasattr(self, "_fd"):
             os.close(self._fd)
@@ -169,9 +172,17 @@ class Namespace:
 
         The child's parent thread ends at once, so the child must not ask for PR_SET_PDEATHSIG.
         """
-        child: subprocess.Popen[Any] = self.run(subprocess.Popen, list(command), **options)
-        self._children.append(child)
-        return child
+
+        def start() -> subprocess.Popen[Any]:
+            # An interrupted caller is gone while this thread goes on: the child must be known by then.
+            with self._starting:
+                if self.name not in _alive:
+                    raise TcptraceError(f"namespace {self.name} is closed")
+                child = subprocess.Popen(list(command), **options)
+                self._children.append(child)
+                return child
+
+        return self.run(start)
 
     def check(self, command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command inside to its end and return its output as text.
