@@ -160,9 +160,6 @@ static __always_inline void tt_fill_volume(struct sock *sk, struct tcp_sock *tp,
 	r->bytes_sent = TT_READ(tp, bytes_sent) - TT_READ(tp, bytes_retrans);
 	r->bytes_received = TT_READ(tp, bytes_received) - tt_fin_received(sk);
 	r->segments_sent = TT_READ(tp, segs_out);
-	/* segs_in of a child counts the SYN, segs_out not the SYN-ACKs: the request sent them */
-	if (s->role == TT_ROLE_PASSIVE && s->synack_retransmits >= 0)
-		r->segments_sent += 1 + s->synack_retransmits;
 	r->segments_received = TT_READ(tp, segs_in);
 	/* total_retrans goes on from the handshake's */
 	r->retransmits = -1;
@@ -271,9 +268,16 @@ static __always_inline void tt_close(struct sock *sk, struct tt_socket *s, int o
 		s->close_reason = TT_CLOSE_TIMEOUT;
 	} else if (s->reset_received || s->reset_sent) {
 		tt_settle(sk, s);
+	} else if (err == ECONNRESET ||
+		   err == EPIPE) { /* tcp_reset(), whose tracepoint skipped us */
+		s->reset_received = 1;
+		tt_settle(sk, s);
 	} else if (old == TCP_CLOSING || old == TCP_LAST_ACK ||
 		   (old == TCP_FIN_WAIT2 && tt_fin_received(sk))) {
 		s->close_reason = TT_CLOSE_FIN;
+	} else if (err == ECONNRESET || err == EPIPE) { /* tcp_reset(), its tracepoint skipped */
+		s->close_reason = TT_CLOSE_RESET_RECEIVED;
+		s->initiator = s->initiator ?: TT_INITIATOR_REMOTE;
 	} else if (err) {
 		s->close_reason = TT_CLOSE_TIMEOUT; /* tcp_write_err() with an earlier ICMP error */
 	} else {

@@ -147,7 +147,8 @@ def load(filters: Filters | None = None, buffer_bytes: int = DEFAULT_BUFFER_BYTE
             table = object_.map(name)
             for key in values:
                 table.update(key, b"\1")
-        hooks = [_attach(object_, fact, missing) for fact in LIFECYCLE]
+        # Transitions last: a connection seen to close before resets are would be given a wrong reason.
+        hooks = [_attach(object_, fact, missing) for fact in reversed(LIFECYCLE)][::-1]
         return Loaded(object_, hooks, drop_reasons, reset_reasons, buffer_bytes, variant=variant)
     except BaseException:
         object_.close()
