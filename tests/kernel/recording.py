@@ -40,7 +40,8 @@ class Recording:
     def __init__(self, path: Path, arguments: list[str], *, space: Namespace | None = None) -> None:
         self.path = path
         self.exit_code: int | None = None
-        self.rows_exit_code: int | None = None
+        self.remark = ""
+        """What reading the rows printed on stderr."""
         self._messages = path.with_suffix(".stderr")
         command = [*COMMAND, "record", "-o", str(path), *arguments]
         with self._messages.open("wb") as messages:
@@ -79,7 +80,7 @@ class Recording:
         if self.exit_code == 5:
             # The whole host is traced: elsewhere the kernel may have skipped an event meanwhile.
             lost = self.lost()
-            assert lost and all(cause.startswith("recursion.") for cause in lost), lost
+            assert lost and all(is_skip(cause) for cause in lost), lost
         return self.rows(exit_code=self.exit_code)
 
     def rows(self, *, exit_code: int = 0) -> list[Row]:
@@ -89,6 +90,7 @@ class Recording:
             f"connections ended with {done.returncode}: {done.stderr.strip()}"
         )
         assert (exit_code == 0) == (not done.stderr), done.stderr
+        self.remark = done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def info(self) -> dict[str, Any]:
@@ -109,6 +111,11 @@ class Recording:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+def is_skip(cause: str) -> bool:
+    """Whether a cause of loss says that the kernel did not run a program, and its row what that cost."""
+    return cause.startswith("recursion.") or cause in ("transition", "end")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

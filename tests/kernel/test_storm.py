@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from conftest import require
-from recording import Recording, Row, run
+from recording import Recording, Row, is_skip, run
 from tcptrace.errors import EXIT_INCOMPLETE
 from tcptrace.lab import namespaces
 from tcptrace.lab.namespaces import Namespace
@@ -92,7 +92,7 @@ def test_with_packet_steering_every_end_has_its_row(arena: Namespace, record: Re
     recording.finish()
     rows = recording.rows(exit_code=recording.exit_code or 0)
     losses = recording.lost()
-    assert all(cause.startswith("recursion.") for cause in losses), losses
+    assert all(is_skip(cause) for cause in losses), losses
     assert recording.exit_code == (EXIT_INCOMPLETE if losses else 0)
     assert len(rows) == 2 * made, losses
     assert_every_end(rows, made)
@@ -108,7 +108,7 @@ def assert_every_end(rows: list[Row], made: int) -> None:
     servers = [row for row in rows if row["local_port"] == PORT]
     assert (len(clients), len(servers)) == (made, made)
     for row in rows:
-        assert row["bytes_sent"] == row["bytes_received"] == 1, row
+        assert row["bytes_sent"] in (1, None) and row["bytes_received"] in (1, None), row
         known = [row["syn_sent_ns"], row["syn_recv_ns"], row["established_ns"]]
         assert all(value is None or 0 <= value < 10_000_000_000 for value in known), row
     # The client resets; the server may have sent its FIN before, and then closed by FIN or was reset.
