@@ -316,8 +316,14 @@ class KernelTypes:
     """The running kernel's BTF: which tracepoints exist, with how many arguments; the names of enums."""
 
     def __init__(self) -> None:
+        """Raises HostError where there is none."""
         handle = library().btf__load_vmlinux_btf()
-        self._btf: int = _pointer(handle, "the kernel's BTF (/sys/kernel/btf/vmlinux) cannot be read")
+        if not handle:
+            raise HostError(
+                "this kernel has no readable BTF (/sys/kernel/btf/vmlinux), so the eBPF programs cannot be "
+                "fitted to it: `tcptrace doctor` tells more"
+            )
+        self._btf: int = handle
 
     def close(self) -> None:
         library().btf__free(self._btf)

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -17,6 +19,7 @@ from tcptrace.output.files import invoking_user
 from tcptrace.units import parse_duration, parse_size
 
 _REFRESH_S = 0.5
+_POLL_S = 0.05
 _PATIENCE_S = 5.0  # with a command that was told to end
 _EXIT_NOT_FOUND, _EXIT_NOT_RUN = 127, 126  # what shells, env and nice answer
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -149,12 +152,12 @@ def command(
 
             recorder.run(over, interrupt.wake_fd, view.show)
             view.clear()
-            status = _end_child(child, interrupt.stopped)
+            status = _end_child(child, interrupt.stopped, recorder.poll)
             losses = recorder.stop()
             _say(recorder.summary_line(losses))
         except BaseException:
             view.clear()
-            _end_child(child, None)
+            _end_child(child, None, lambda: None)
             raise
         finally:
             recorder.close()
@@ -162,7 +165,9 @@ def command(
 
 
 def _say(text: str) -> None:
-    click.echo(visible(text), err=True)
+    # a terminal that was closed, or a reader that left, must not cost the recording its end
+    with suppress(OSError):
+        click.echo(visible(text), err=True)
 
 
 def _start_child(command: tuple[str, ...]) -> "subprocess.Popen[bytes] | None":
@@ -174,9 +179,12 @@ def _start_child(command: tuple[str, ...]) -> "subprocess.Popen[bytes] | None":
         raise _CommandRefused(f"cannot run {command[0]!r}: {error.strerror}") from None
 
 
-def _end_child(child: "subprocess.Popen[bytes] | None", stopped: signal.Signals | None) -> int:
+def _end_child(
+    child: "subprocess.Popen[bytes] | None", stopped: signal.Signals | None, poll: Callable[[], None]
+) -> int:
     """Hands a stopping signal on to the command, waits for it, and returns its status as a shell would.
 
+    Calls `poll` while it waits.
     A command that dies by our signal, or by the one that stopped us, ended as it was told to: 0.
     """
     if child is None:
@@ -185,10 +193,12 @@ def _end_child(child: "subprocess.Popen[bytes] | None", stopped: signal.Signals 
     if child.poll() is None:
         ours |= {stopped or signal.SIGTERM, signal.SIGKILL}
         child.send_signal(stopped or signal.SIGTERM)
-        try:
-            child.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
+        deadline = time.monotonic() + _PATIENCE_S
+        while child.poll() is None and time.monotonic() < deadline:
+            poll()
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(_POLL_S)
+        child.kill()  # nothing, if it has ended
     status = child.wait()
     if status < 0 and signal.Signals(-status) in ours:
         return EXIT_OK
@@ -216,10 +226,16 @@ class _View:
         self._shown, self._last = now, (now, total)
         lost = f"{progress.lost:,} lost" if progress.lost else "nothing lost"
         text = f"{now:7.1f} s  {progress.connections:,} connections  {rate:,.0f} records/s  {lost}"
-        sys.stderr.write(f"\r\x1b[2K{text}")
-        sys.stderr.flush()
+        self._write(f"\r\x1b[2K{text}")
 
     def clear(self) -> None:
-        if self._live:
-            sys.stderr.write("\r\x1b[2K")
+        self._write("\r\x1b[2K")
+
+    def _write(self, text: str) -> None:
+        if not self._live:
+            return
+        try:
+            sys.stderr.write(text)
             sys.stderr.flush()
+        except OSError:
+            self._live = False  # the terminal was closed

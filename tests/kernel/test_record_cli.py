@@ -357,6 +357,39 @@ def test_without_privileges_the_next_command_is_named(tmp_path: Path, who: tuple
     assert not path.exists()
 
 
+HIDE_BTF = 'mount -t tmpfs tmpfs /sys/kernel/btf && exec "$@"'
+
+
+def without_btf(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command, where no other process is affected, on a kernel that shows no BTF."""
+    if any(Path("/boot").glob(f"vmlinux-{os.uname().release}")):
+        pytest.skip("libbpf finds BTF in /boot")
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", HIDE_BTF, "sh", *COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+def test_without_btf_this_host_cannot_record(tmp_path: Path) -> None:
+    path = tmp_path / "none.tct"
+    done = without_btf("record", "-o", str(path))
+    assert done.returncode == EXIT_HOST, done.stderr
+    is_one_line(done, "BTF", "tcptrace doctor")
+    assert not path.exists()
+
+
+def test_without_btf_doctor_says_so() -> None:
+    done = without_btf("doctor", "--json")
+    assert done.returncode == EXIT_HOST, done.stderr
+    found = json.loads(done.stdout)
+    failed = [check for check in found["checks"] if check["required"] and check["ok"] is False]
+    assert [check["name"] for check in failed] == ["BTF"]
+    assert failed[0]["consequence"] and "CONFIG_DEBUG_INFO_BTF" in failed[0]["remedy"]
+
+
 # A full disk
 
 
@@ -487,6 +520,52 @@ def test_ctrl_c_on_a_terminal_ends_command_and_recording(space: Namespace, tmp_p
         assert ended_well(process.wait(LIMIT_SECONDS), path)
     finally:
         os.close(master)
+
+
+def test_a_closed_terminal_ends_the_file_whole(space: Namespace, tmp_path: Path) -> None:
+    """SIGHUP comes, and what is said afterwards cannot be written."""
+    path = tmp_path / "live.tct"
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "record", "-o", str(path), "--netns", str(space.inode)],
+        stdin=slave,
+        stderr=slave,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    try:
+        os.close(slave)
+        shown = b""
+        while b"connections" not in shown:
+            assert select.select([master], [], [], LIMIT_SECONDS)[0], shown
+            shown += os.read(master, 4096)
+        os.close(master)
+        assert ended_well(process.wait(LIMIT_SECONDS), path)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_reader_of_stderr_that_left_costs_nothing(space: Namespace, tmp_path: Path) -> None:
+    path = tmp_path / "left.tct"
+    with subprocess.Popen(
+        [*COMMAND, "record", "-o", str(path), "-d", "300ms", "--netns", str(space.inode)],
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr
+        process.stderr.close()
+        assert ended_well(process.wait(LIMIT_SECONDS), path)
+
+
+def test_a_command_that_does_not_listen_is_killed(space: Namespace, tmp_path: Path) -> None:
+    path = tmp_path / "command.tct"
+    script = "trap '' TERM; while :; do sleep 0.1; done"
+    begun = time.monotonic()
+    done = run(
+        "record", "-o", str(path), "-d", "200ms", "--netns", str(space.inode), "--", "sh", "-c", script
+    )
+    assert 5 < time.monotonic() - begun < 20
+    assert ended_well(done.returncode, path)
 
 
 def test_no_live_counts_in_a_file(record: Record, wired: Wired) -> None:
