@@ -112,7 +112,7 @@ class Recorder:
             "trace_id": uuid.uuid4().hex,
             "tcptrace_version": tcptrace.__version__,
             **hostfacts.host_facts(),
-            "command_line": sys.argv,
+            "command_line": ["tcptrace", *sys.argv[1:]],
             "options": {
                 "mode": options.mode,
                 "filters": options.filters.as_json(),
