@@ -268,16 +268,12 @@ static __always_inline void tt_close(struct sock *sk, struct tt_socket *s, int o
 		s->close_reason = TT_CLOSE_TIMEOUT;
 	} else if (s->reset_received || s->reset_sent) {
 		tt_settle(sk, s);
-	} else if (err == ECONNRESET ||
-		   err == EPIPE) { /* tcp_reset(), whose tracepoint skipped us */
+	} else if (err == ECONNRESET || err == EPIPE) { /* tcp_reset(), its tracepoint skipped */
 		s->reset_received = 1;
 		tt_settle(sk, s);
 	} else if (old == TCP_CLOSING || old == TCP_LAST_ACK ||
 		   (old == TCP_FIN_WAIT2 && tt_fin_received(sk))) {
 		s->close_reason = TT_CLOSE_FIN;
-	} else if (err == ECONNRESET || err == EPIPE) { /* tcp_reset(), its tracepoint skipped */
-		s->close_reason = TT_CLOSE_RESET_RECEIVED;
-		s->initiator = s->initiator ?: TT_INITIATOR_REMOTE;
 	} else if (err) {
 		s->close_reason = TT_CLOSE_TIMEOUT; /* tcp_write_err() with an earlier ICMP error */
 	} else {

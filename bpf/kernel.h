@@ -36,8 +36,6 @@ enum {
 #define IPPROTO_TCP 6
 #define EPIPE 32
 #define ECONNRESET 104
-#define EPIPE 32
-#define ECONNRESET 104
 #define ETIMEDOUT 110
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 
