@@ -127,7 +127,7 @@ def run(args: list[str]) -> int:
         return _fail(f"this command needs {missing}: run `pip install 'tcptrace[report]'`", EXIT_FAILURE)
     except OSError as error:
         what = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
-        return _fail(f"{error.strerror or error}{what}", EXIT_FAILURE)
+        return _reader_left(_fail(f"{error.strerror or error}{what}", EXIT_FAILURE))
 
 
 def _invoke(args: list[str]) -> int:
@@ -150,13 +150,14 @@ def _fail(message: str, code: int) -> int:
 
 
 def _reader_left(code: int = EXIT_OK) -> int:
-    """Who reads our output has seen enough, as in `| head`: no failure, and nothing left to say."""
+    """Who reads our output has seen enough, as in `| head`, or has no room for it: what is still unwritten
+    goes nowhere."""
     # Else the interpreter's own flush at exit complains.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (BrokenPipeError, ValueError):
+        except (OSError, ValueError):
             os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
     return code
