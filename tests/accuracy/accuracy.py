@@ -8,11 +8,13 @@ import os
 import platform
 import subprocess
 import sys
+import textwrap
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
+import tcptrace
 from experiment import (
     ATTEMPTS,
     CONNECTIONS,
@@ -55,7 +57,9 @@ def document(outcomes: list[Outcome], count: int) -> str:
     """docs/accuracy.md."""
     broken = [f"{outcome.experiment.name}, {text}" for outcome in outcomes for text in outcome.failures]
     repeated = [outcome for outcome in outcomes if outcome.attempts > 1]
-    return TEMPLATE.read_text().format(
+    filled = TEMPLATE.read_text().format(
+        version=tcptrace.__version__,
+        load=os.getloadavg()[0],
         date=datetime.now(UTC).date().isoformat(),
         release=platform.release(),
         machine=platform.machine(),
@@ -75,6 +79,14 @@ def document(outcomes: list[Outcome], count: int) -> str:
         + (", ".join(f"{one.experiment.name} ran {one.attempts} times" for one in repeated) or "none was")
         + ".",
     )
+    return "\n\n".join(map(_wrapped, filled.split("\n\n")))
+
+
+def _wrapped(paragraph: str) -> str:
+    if paragraph.startswith(("#", "|", "-")):
+        return paragraph
+    end = "\n" if paragraph.endswith("\n") else ""
+    return textwrap.fill(paragraph, 110, break_long_words=False, break_on_hyphens=False) + end
 
 
 def _off_when_cold(outcomes: list[Outcome]) -> str:

@@ -212,7 +212,8 @@ def _recording(path: Path, *spaces: Namespace) -> Iterator[list[dict[str, Any]]]
         deadline = time.monotonic() + READY_SECONDS
         while not messages.read_text().startswith("recording"):
             if child.poll() is not None or time.monotonic() > deadline:
-                raise TcptraceError(f"record does not start: {messages.read_text().strip()}")
+                said = messages.read_text().strip().splitlines() or ["it says nothing"]
+                raise TcptraceError(f"record does not start: {said[-1]}")
             time.sleep(0.02)
         yield rows
         child.send_signal(signal.SIGINT)
