@@ -84,14 +84,17 @@ def walk(run: Callable[[], None]) -> Walk:
     errors: list[BaseException] = []
 
     def visit() -> None:
-        here = os.stat("/proc/thread-self/ns/net").st_ino
+        with open("/proc/thread-self/ns/net") as own:
+            here = os.fstat(own.fileno()).st_ino
+            # without CAP_SYS_ADMIN even the own one is refused; those of other processes are not even seen
+            if _libc.setns(own.fileno(), _CLONE_NEWNET):
+                result.failed.append(f"any but {here}: {os.strerror(ctypes.get_errno())}")
         for inode, path in namespaces().items():
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 continue  # gone since it was listed
             try:
-                # without CAP_SYS_ADMIN even its own namespace is refused, and needs no entering
                 if inode != here and _libc.setns(fd, _CLONE_NEWNET):
                     result.failed.append(f"{inode}: {os.strerror(ctypes.get_errno())}")
                     continue

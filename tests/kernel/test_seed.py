@@ -261,6 +261,7 @@ def test_without_cap_sys_admin_the_own_namespace_is_walked(tmp_path: Path) -> No
             recording.abandon()
     assert {key(row) for row in rows} == expected
     assert header["seeded"]["namespaces"] == 1
+    assert header["seeded"]["failed"][0] == f"any but {space.inode}: Operation not permitted"
 
 
 class Limited(Namespace):
