@@ -9,7 +9,9 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from tcptrace.acquire.filters import NAMED_NAMESPACES
 from tcptrace.trace import wire
 
 _CLONE_NEWNET = 0x40000000
+_LISTINGS = 3
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,11 +37,9 @@ def _candidates() -> Iterator[str]:
     for entry in os.listdir("/proc"):
         if entry.isdecimal():
             yield f"/proc/{entry}/ns/net"
-    try:
+    with suppress(OSError):  # nobody has used `ip netns` yet
         for entry in os.listdir(NAMED_NAMESPACES):
             yield f"{NAMED_NAMESPACES}/{entry}"
-    except FileNotFoundError:
-        pass
     # namespaces bound elsewhere (containers' runtimes keep theirs where they like)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
         for line in mounts:
@@ -60,21 +61,34 @@ def namespaces() -> dict[int, str]:
     """
     found: dict[int, str] = {}
     for path in _candidates():
-        try:
-            found.setdefault(os.stat(path).st_ino, path)
-        except OSError:
-            continue  # the process has gone, or its namespace is not ours to see
+        inode = _inode(path)
+        if inode is not None:
+            found.setdefault(inode, path)
     return found
+
+
+@cache
+def _file_system() -> int:
+    return os.stat("/proc/self/ns/net").st_dev
+
+
+def _inode(path: str) -> int | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None  # the process has gone, or its namespace is not ours to see
+    # else it is a name that `ip netns` left behind, with nothing mounted
+    return status.st_ino if status.st_dev == _file_system() else None
 
 
 def namespace_names() -> dict[int, str]:
     """inode -> name, for the namespaces that `ip netns` knows."""
     names: dict[int, str] = {}
-    try:
+    with suppress(OSError):
         for entry in os.scandir(NAMED_NAMESPACES):
-            names[entry.stat().st_ino] = entry.name
-    except FileNotFoundError:
-        pass
+            inode = _inode(entry.path)
+            if inode is not None:
+                names[inode] = entry.name
     return names
 
 
@@ -84,28 +98,41 @@ def walk(run: Callable[[], None]) -> Walk:
     errors: list[BaseException] = []
 
     def visit() -> None:
+        try:
+            visit_all()
+        except BaseException as error:  # handed to the caller's thread
+            errors.append(error)
+
+    def visit_all() -> None:
         with open("/proc/thread-self/ns/net") as own:
             here = os.fstat(own.fileno()).st_ino
             # without CAP_SYS_ADMIN even the own one is refused; those of other processes are not even seen
             if _libc.setns(own.fileno(), _CLONE_NEWNET):
                 result.failed.append(f"any but {here}: {os.strerror(ctypes.get_errno())}")
-        for inode, path in namespaces().items():
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                continue  # gone since it was listed
-            try:
-                if inode != here and _libc.setns(fd, _CLONE_NEWNET):
-                    result.failed.append(f"{inode}: {os.strerror(ctypes.get_errno())}")
+        visited: set[int] = set()
+        # the process behind a path may end before it is opened, and its namespace live on in another
+        for _ in range(_LISTINGS):
+            gone = False
+            for inode, path in namespaces().items():
+                if inode in visited:
                     continue
-                here = inode
-                run()
-                result.namespaces += 1
-            except BaseException as error:  # handed to the caller's thread
-                errors.append(error)
+                try:
+                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                except OSError:
+                    gone = True
+                    continue
+                visited.add(inode)
+                try:
+                    if inode != here and _libc.setns(fd, _CLONE_NEWNET):
+                        result.failed.append(f"{inode}: {os.strerror(ctypes.get_errno())}")
+                        continue
+                    here = inode
+                    run()
+                    result.namespaces += 1
+                finally:
+                    os.close(fd)
+            if not gone:
                 return
-            finally:
-                os.close(fd)
 
     thread = threading.Thread(target=visit, name="tcptrace-walk")
     thread.start()

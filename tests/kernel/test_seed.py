@@ -275,6 +275,39 @@ class Limited(Namespace):
         return self._space.popen(["setpriv", kept, *command], **options)
 
 
+def test_a_name_that_ip_netns_left_behind_is_no_namespace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wired: Wired
+) -> None:
+    (tmp_path / "stale").touch(0)
+    (tmp_path / "dangling").symlink_to("/proc/0/ns/net")
+    (tmp_path / "real").symlink_to(wired[0].path)
+    monkeypatch.setattr(seed, "NAMED_NAMESPACES", str(tmp_path))
+    assert seed.namespace_names() == {wired[0].inode: "real"}
+    assert os.stat(tmp_path / "stale").st_ino not in seed.namespaces()
+    assert seed.walk(lambda: None).failed == []
+    monkeypatch.setattr(seed, "NAMED_NAMESPACES", str(tmp_path / "missing"))
+    assert seed.namespace_names() == {}
+    assert wired[0].inode in seed.namespaces()
+
+
+def test_a_namespace_is_entered_by_another_path_when_one_goes_away(
+    wired: Wired, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listings = []
+    listed = seed.namespaces
+
+    def first_through_a_process_that_ends() -> dict[int, str]:
+        listings.append(listed())
+        return {**listings[-1], wired[0].inode: "/proc/0/ns/net"} if len(listings) == 1 else listings[-1]
+
+    monkeypatch.setattr(seed, "namespaces", first_through_a_process_that_ends)
+    visited: list[int] = []
+    seed.walk(lambda: visited.append(os.stat("/proc/thread-self/ns/net").st_ino))
+    assert len(listings) == 2
+    assert visited.count(wired[0].inode) == 1
+    assert len(visited) == len(set(visited))
+
+
 def test_an_error_of_what_runs_is_raised_and_ends_the_walk() -> None:
     calls = []
 
