@@ -61,13 +61,13 @@ def spread_ns(count: int, longest_ns: int, seed: int = 1) -> tuple[int, ...]:
 
 VETH = Experiment("veth", "veth, one connection after another", bounded=True)
 RELAY = Experiment(
-    "relay", "relay with 10 ms each way, bursts of 10", delays_ns=(10_000_000,), burst=10, bounded=True
+    "relay", "relay with 10 ms each way, bursts of 20", delays_ns=(10_000_000,), burst=20, bounded=True
 )
 VARYING = Experiment(
     "varying",
-    "relay with 0 to 5 ms each way, another for each connection, bursts of 10",
+    "relay with 0 to 5 ms each way, another for each connection, bursts of 20",
     delays_ns=spread_ns(CONNECTIONS, 5_000_000),
-    burst=10,
+    burst=20,
     correlated=True,
 )
 IDLE = Experiment("idle", "relay with 10 ms each way, one connection after another", delays_ns=(10_000_000,))
