@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pytest
 
+import experiment
 from experiment import RELAY, VARYING, Side, compare, failures
 from tcptrace.errors import TcptraceError
 from tcptrace.lab.packet import ACK, RST, SYN
@@ -89,3 +90,16 @@ def test_bounds_are_bounds_on_the_size_of_the_difference() -> None:
     assert not failures(VARYING, {"active": good})
     assert len(failures(VARYING, {"active": Side(captured[::-1], captured, 0)})) == 1
     assert len(failures(RELAY, {"active": Side(captured, captured, 3)})) == 1
+
+
+@pytest.mark.parametrize(("bad_runs", "attempts", "kept"), [(0, 1, True), (2, 3, True), (9, 3, False)])
+def test_a_run_beyond_its_bounds_is_repeated_twice_at_most_and_said(
+    monkeypatch: pytest.MonkeyPatch, bad_runs: int, attempts: int, kept: bool
+) -> None:
+    captured = np.arange(1_000, 101_000, 1_000)
+    runs = iter([Side(captured + 9_000, captured, 0)] * bad_runs + [Side(captured, captured, 0)])
+    monkeypatch.setattr(experiment, "run", lambda *_: {"active": next(runs)})
+    said: list[str] = []
+    outcome = experiment.measure(RELAY, 100, said.append)
+    assert (outcome.attempts, not outcome.failures) == (attempts, kept)
+    assert len(said) == min(bad_runs, 3)
