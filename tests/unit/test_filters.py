@@ -63,7 +63,7 @@ def test_an_ipv4_prefix_matches_what_it_contains(
 def test_an_ipv6_prefix_matches_what_it_contains(
     base: ipaddress.IPv6Address, length: int, other: ipaddress.IPv6Address
 ) -> None:
-    network = ipaddress.ip_network((int(base), length), strict=False)
+    network = ipaddress.IPv6Network((int(base), length), strict=False)
     assert matches(prefix_key(str(network)), other.packed) == (other in network)
 
 
