@@ -62,7 +62,13 @@ def default_path() -> Path:
 @click.option(
     "--port", "ports", type=click.IntRange(1, 65535), multiple=True, metavar="N", help="Local or remote port."
 )
-@click.option("--peer", "peers", multiple=True, metavar="CIDR", help="Remote address or network.")
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    metavar="CIDR",
+    help="Remote address or network; ::/0 takes IPv4 as well.",
+)
 @click.option(
     "--pid", "pids", type=click.IntRange(1, (1 << 31) - 1), multiple=True, metavar="N", help="Owning process."
 )
@@ -209,7 +215,7 @@ class _View:
     """Live counts on stderr, where that is a terminal."""
 
     def __init__(self) -> None:
-        self._live = sys.stderr.isatty() and "TCPTRACE_QUIET" not in os.environ
+        self._live = sys.stderr.isatty()
         self._shown = 0.0
         self._last: tuple[float, int] = (0.0, 0)
 
