@@ -6,7 +6,6 @@ import ctypes
 import errno
 import os
 import socket
-from collections.abc import Callable
 
 import pytest
 
@@ -23,23 +22,12 @@ from drive import (
     wait_readable,
     wait_state,
 )
-from recording import Between, Recording, Stopwatch, ends, expect, finished, only
+from recording import Between, Stopwatch, ends, expect, finished, only
+from scene import CLIENT_CLOSED, MS, SERVER_FOLLOWED, MakeLink, Record, Wired, close_both
 from tcptrace.lab.faults import Drop
-from tcptrace.lab.link import Link
-from tcptrace.lab.namespaces import SIDE_B, Namespace
+from tcptrace.lab.namespaces import SIDE_B
 
-Wired = tuple[Namespace, Namespace]
-Record = Callable[..., Recording]
-MakeLink = Callable[..., Link]
-MS = 1_000_000
 MSG_FASTOPEN = 0x20000000
-
-CLIENT_CLOSED = {"initiator": "local", "fin_wait1_ns": Between(0, 10_000 * MS)}
-SERVER_FOLLOWED = {
-    "initiator": "remote",
-    "close_wait_ns": Between(0, 10_000 * MS),
-    "last_ack_ns": Between(0, 10_000 * MS),
-}
 
 
 def disconnect(one: socket.socket) -> None:
@@ -47,17 +35,6 @@ def disconnect(one: socket.socket) -> None:
     nowhere = bytes(16)  # struct sockaddr with sa_family AF_UNSPEC
     if ctypes.CDLL(None, use_errno=True).connect(one.fileno(), nowhere, len(nowhere)):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def close_client_first(client: socket.socket, server: socket.socket, spaces: Wired) -> None:
-    port = client.getsockname()[1]
-    ack_at_once(server)
-    client.close()
-    while server.recv(65536):
-        pass
-    wait_closed(spaces[0], port)
-    server.close()
-    wait_closed(spaces[1], SERVER)
 
 
 def test_disconnected_and_connected_again(wired: Wired, record: Record) -> None:
@@ -84,7 +61,7 @@ def test_disconnected_and_connected_again(wired: Wired, record: Record) -> None:
         client.sendall(b"second")
         assert receive(second, 6) == b"second"
         port = client.getsockname()[1]
-        close_client_first(client, second, wired)
+        close_both(client, second, wired)
     rows = recording.stop()
     gone = only(rows, netns=a.inode, close_reason="reset_sent")
     again = only(rows, netns=a.inode, close_reason="fin")
@@ -150,7 +127,7 @@ def test_fast_open_carries_data_in_the_syn(linked: MakeLink, record: Record) -> 
         assert facts["tfo"], "the SYN carried no data"
         wait_state(server, "established")
         with watch("close"):
-            close_client_first(client, server, spaces)
+            close_both(client, server, spaces)
     left, right = ends(recording.stop(), *spaces)
     expect(
         left,
@@ -193,7 +170,7 @@ def test_syn_cookies_leave_the_handshake_unknown_or_right(
         for _ in range(8):
             client = connect(link.a, SIDE_B.ipv4)
             server = listener.accept()[0]
-            close_client_first(client, server, spaces)
+            close_both(client, server, spaces)
     log = link.log()
     rows = [row for row in recording.stop() if row["netns"] == link.b.inode]
     assert len(rows) == 8
