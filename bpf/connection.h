@@ -22,6 +22,13 @@ static __always_inline void tt_begin(struct tt_socket *s, __u64 now, int state)
 	s->pid = -1;
 }
 
+static __always_inline __s64 tt_cookie_of(struct sock *sk, struct tt_socket *s)
+{
+	if (!s->cookie)
+		s->cookie = tt_cookie(sk);
+	return s->cookie;
+}
+
 /* A socket met after its birth: open before the recording, or its birth was skipped. */
 static __always_inline struct tt_socket *tt_first_sight(struct sock *sk, int state, __u64 now,
 							__u8 flags)
@@ -40,6 +47,7 @@ static __always_inline struct tt_socket *tt_first_sight(struct sock *sk, int sta
 		return s; /* another CPU was first */
 	tt_begin(s, now, state);
 	s->flags = TT_FLAG_FIRST_MISSED | flags;
+	s->cookie = tt_cookie(sk);
 	s->established = state != TCP_SYN_SENT && state != TCP_SYN_RECV;
 	if (c->seeded)
 		tt_count(TT_LOST_TRANSITION);
@@ -94,7 +102,7 @@ static __always_inline __s64 tt_inode(struct sock *sk)
 
 /* Who talks to whom. The kernel keeps the IPv4-mapped form of IPv4 addresses up to date itself
  * (sk_daddr_set, sk_rcv_saddr_set), so one copy serves both families. */
-static __always_inline void tt_fill_who(struct sock *sk, struct tcp_sock *tp,
+static __always_inline void tt_fill_who(struct sock *sk, struct tcp_sock *tp, struct tt_socket *s,
 					struct tt_connection *r)
 {
 	TT_COPY(r->local_addr, sk, __sk_common.skc_v6_rcv_saddr);
@@ -103,7 +111,7 @@ static __always_inline void tt_fill_who(struct sock *sk, struct tcp_sock *tp,
 	/* skc_num is 0 once closed; inet_sport survives */
 	r->local_port = TT_BE16(TT_READ(tp, inet_conn.icsk_inet.inet_sport));
 	r->netns = TT_READ(TT_READ(sk, __sk_common.skc_net.net), ns.inum);
-	r->cookie = tt_cookie(sk);
+	r->cookie = tt_cookie_of(sk, s);
 	if (tt_is_mapped(r->remote_addr)) {
 		r->family = TT_FAMILY_IPV4;
 		r->v4_mapped = TT_READ(sk, __sk_common.skc_family) == AF_INET6;
@@ -206,7 +214,7 @@ static __always_inline int tt_emit(struct sock *sk, struct tt_socket *s, __u8 cl
 
 	if (ca)
 		TT_COPY_STRING(r->congestion_control, ca, name);
-	tt_fill_who(sk, tp, r);
+	tt_fill_who(sk, tp, s, r);
 	tt_fill_states(s, r);
 	tt_fill_agreed(tp, s, r);
 	tt_fill_volume(sk, tp, s, r);

@@ -59,12 +59,6 @@ static __always_inline int tt_owner_wanted(struct tt_socket *s)
 	return 1;
 }
 
-/* The same while the owner may still show itself. */
-static __always_inline int tt_owner_may_be_wanted(struct tt_socket *s)
-{
-	return s->pid < 0 || tt_owner_wanted(s);
-}
-
 static __always_inline void tt_subject_of(struct sock *sk, struct tt_subject *who)
 {
 	who->remote.prefix_len = 8 * TT_ADDR_LEN;
@@ -83,6 +77,17 @@ static __always_inline int tt_wanted(struct sock *sk, struct tt_socket *s)
 		return 1;
 	tt_subject_of(sk, &who);
 	return tt_tuple_wanted(&who, 1) && tt_owner_wanted(s);
+}
+
+/* The tuple is complete; the owner may still show itself. */
+static __always_inline int tt_wanted_so_far(struct sock *sk, struct tt_socket *s)
+{
+	struct tt_subject who = {};
+
+	if (!tt_any_filter())
+		return 1;
+	tt_subject_of(sk, &who);
+	return tt_tuple_wanted(&who, 1) && (s->pid < 0 || tt_owner_wanted(s));
 }
 
 /* Before a socket is tracked at all: only what rules it out for certain. The tuple of a child is

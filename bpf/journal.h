@@ -35,13 +35,12 @@ static __always_inline void tt_journal_displace(struct tt_journal *j)
 static __always_inline void tt_journal_note(struct sock *sk, struct tt_socket *s)
 {
 	struct tt_journal *j = tt_journal_slot(s->connection_id);
-	struct tt_subject who = {};
+	struct tcp_sock *tp = tt_tcp_sock(sk);
 
 	s->journaled = 1;
-	if (!j)
+	if (!j || !tp)
 		return;
-	tt_subject_of(sk, &who);
-	if (tt_any_filter() && !(tt_tuple_wanted(&who, 1) && tt_owner_may_be_wanted(s))) {
+	if (!tt_wanted_so_far(sk, s)) {
 		s->done = 1; /* never wanted: no need to follow it any further */
 		tt_count(TT_COUNT_FINISHED);
 		return;
@@ -51,12 +50,12 @@ static __always_inline void tt_journal_note(struct sock *sk, struct tt_socket *s
 	j->connection_id = s->connection_id;
 	j->started_ns = s->started_ns;
 	TT_COPY(j->local_addr, sk, __sk_common.skc_v6_rcv_saddr);
-	__builtin_memcpy(j->remote_addr, who.remote.addr, TT_ADDR_LEN);
-	j->local_port = who.local_port;
-	j->remote_port = who.remote_port;
-	j->netns = who.netns;
+	TT_COPY(j->remote_addr, sk, __sk_common.skc_v6_daddr);
+	j->local_port = TT_BE16(TT_READ(tp, inet_conn.icsk_inet.inet_sport));
+	j->remote_port = TT_BE16(TT_READ(sk, __sk_common.skc_dport));
+	j->netns = TT_READ(TT_READ(sk, __sk_common.skc_net.net), ns.inum);
 	j->role = s->role;
-	j->family = tt_is_mapped(who.remote.addr) ? TT_FAMILY_IPV4 : TT_FAMILY_IPV6;
+	j->family = tt_is_mapped(j->remote_addr) ? TT_FAMILY_IPV4 : TT_FAMILY_IPV6;
 	j->v4_mapped =
 		j->family == TT_FAMILY_IPV4 && TT_READ(sk, __sk_common.skc_family) == AF_INET6;
 }

@@ -26,6 +26,7 @@ static __always_inline void tt_established(struct sock *sk, struct tt_socket *s,
 
 	s->established = 1;
 	s->total_retrans = retrans;
+	tt_cookie_of(sk, s); /* a child has its own only now on every kernel */
 	if (s->role == TT_ROLE_ACTIVE && s->state == TCP_SYN_SENT) {
 		__u64 sent_ns = stamp_ns - rtt_ns;
 
@@ -50,11 +51,12 @@ static __always_inline void tt_established(struct sock *sk, struct tt_socket *s,
 		/* tcp_synack_rtt_meas(): SYN-ACK sent to ACK received, when the SYN-ACK was sent once. A SYN
 		 * cookie has millisecond stamps only, and nothing else tells it here. */
 		if (!retrans && srtt_us && srtt_us % 8000) {
-			__u64 child_ns = now - s->seen_ns;
+			/* The sample is taken late (tcp_mstamp is refreshed next), the ACK has made the
+			 * child before. The child of a fast open is older than its SYN-ACK, and there the
+			 * sample is all there is. */
+			__u64 child_ns = stamp_ns > s->seen_ns ? stamp_ns - s->seen_ns : 0;
 
-			s->started_ns = now - rtt_ns;
-			/* The sample is taken late, the ACK has made the child before. The child of a fast
-			 * open is older than its SYN-ACK, and there the sample is all there is. */
+			s->started_ns = stamp_ns - rtt_ns;
 			s->handshake_ns = rtt_ns > child_ns ? rtt_ns - child_ns : rtt_ns;
 			s->handshake_exact =
 				TT_READ(&tp->inet_conn, icsk_accept_queue.rskq_defer_accept) == 0;
@@ -87,13 +89,18 @@ static __always_inline void tt_birth(struct sock *sk, int new, __u64 now)
 		return;
 	}
 	if (s->connection_id && !s->done) {
-		/* one socket, its next connection: the previous one's reset never showed */
-		tt_finish(sk, s);
+		/* One socket, its next connection, and the previous one's end was skipped. Where the state
+		 * could be another socket's, the journal tells of that connection. */
+		if (new == TCP_SYN_SENT && s->cookie > 0)
+			tt_finish(sk, s);
+		else
+			tt_count(TT_LOST_TRANSITION);
 	}
 	tt_begin(s, now, new);
 	s->entry_known = 1;
 	if (new == TCP_SYN_SENT) {
 		s->role = TT_ROLE_ACTIVE;
+		s->cookie = tt_cookie(sk);
 		s->started_ns = now;
 		tt_owner(sk, s);
 	} else {
@@ -190,7 +197,7 @@ TT_TRACEPOINT(tcp_send_reset)
 		int state = TT_READ(sk, __sk_common.skc_state);
 
 		if (state != TCP_LISTEN && state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV)
-			s = tt_state_get(sk, 0);
+			s = tt_state_late(sk);
 	}
 	if (s && s->connection_id && !s->done) {
 		s->reset_sent = 1;

@@ -124,6 +124,11 @@ static inline struct tt_socket *tt_state_get(struct sock *sk, int create)
 	return sockets.lookup(&key);
 }
 
+static inline struct tt_socket *tt_state_late(struct sock *sk)
+{
+	return tt_state_get(sk, 0);
+}
+
 static inline void tt_state_drop(struct sock *sk)
 {
 	__u64 key = (__u64)sk;

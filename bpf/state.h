@@ -8,6 +8,7 @@
 /* State of one socket between its first sight and its record. Never leaves the kernel. */
 struct tt_socket {
 	__u64 connection_id;
+	__s64 cookie; /* 0: not asked for yet, -1: none to be had */
 	__u64 seen_ns;
 	__u64 entered_ns; /* when `state` was entered */
 	__u64 ended_ns;
@@ -35,6 +36,7 @@ struct tt_socket {
 	__u8 done;    /* the record has left */
 	__u8 journaled;
 	__u8 retransmits_unknown;
+	__u8 pad[18]; /* whole cache lines */
 };
 
 struct tt_counters {

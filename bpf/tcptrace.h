@@ -188,6 +188,7 @@ enum tt_counter {
  * off is not even translated. */
 struct tt_config {
 	__u32 cpus;      /* possible CPUs: connection ids of different CPUs interleave */
+	__u8 use_table;  /* per-socket state in a table first */
 	__u8 use_hash;   /* per-socket state in a hash, for kernels without socket storage here */
 	__u8 has_cookie; /* bpf_get_socket_cookie may be called */
 	__u8 has_retransmit_err; /* tcp_retransmit_skb tells failed retransmissions apart */
@@ -198,7 +199,7 @@ struct tt_config {
 	__u8 filter_pid;
 	__u8 filter_comm;
 	__u8 filter_netns;
-	__u8 pad0[2];
+	__u8 pad0[1];
 	__u64 drop_reasons[4]; /* bit n: drops with reason n are recorded */
 };
 
@@ -207,6 +208,7 @@ struct tt_control {
 	__u64 stopping;      /* no new connection is tracked any more */
 	__u64 seeded;        /* the first walk is complete */
 	__u64 interval_ns;   /* between two interim records of one open connection */
+	__u64 spilled;       /* the table was full once: look further, too */
 	__u64 first_jiffies; /* set by the first walk: what happened before is not ours */
 };
 

@@ -24,13 +24,14 @@ from tcptrace.trace.wire import Counter
 
 DEFAULT_BUFFER_BYTES = 16 << 20
 
-# What may be missing in the programs' kind of kernel, best first: socket storage (5.11) and the cookie
-# helper in tracing programs (5.12).
+# What may be missing in the programs' kind of kernel, best first: compare-and-swap for the socket table, the
+# cookie helper in tracing programs (both 5.12), socket storage in them (5.11). The table needs the cookie.
 _VARIANTS = (
-    {"use_hash": 0, "has_cookie": 1},
-    {"use_hash": 0, "has_cookie": 0},
-    {"use_hash": 1, "has_cookie": 1},
-    {"use_hash": 1, "has_cookie": 0},
+    {"use_table": 1, "use_hash": 0, "has_cookie": 1},
+    {"use_table": 0, "use_hash": 0, "has_cookie": 1},
+    {"use_table": 0, "use_hash": 0, "has_cookie": 0},
+    {"use_table": 0, "use_hash": 1, "has_cookie": 1},
+    {"use_table": 0, "use_hash": 1, "has_cookie": 0},
 )
 
 # Drops that are part of a normal end, or that the packet's own record tells better.
@@ -211,6 +212,9 @@ def _load_variant(
             object_.set_autocreate("storage", not variant["use_hash"])
             if not variant["use_hash"]:
                 object_.set_max_entries("sockets", 1)
+            if not variant["use_table"]:
+                object_.set_max_entries("buckets", 1)
+                object_.set_max_entries("slots", 1)
             for name, program in object_.programs.items():
                 program.set_autoload(name not in missing and name not in refused)
             object_.load()

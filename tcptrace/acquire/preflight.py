@@ -64,14 +64,18 @@ def _effective() -> int:
     return 0
 
 
+def has_capability(number: int) -> bool:
+    """Whether the capability of this number (include/uapi/linux/capability.h) is effective here."""
+    return bool(_effective() >> number & 1)
+
+
 def missing_capabilities() -> list[str]:
     """Names of the capabilities that this process lacks for recording; empty for root."""
-    effective = _effective()
-    admin = effective >> _CAP_SYS_ADMIN & 1
+    admin = has_capability(_CAP_SYS_ADMIN)
     return [
         name
         for name, bit in _CAPABILITIES.items()
-        if not effective >> bit & 1 and not (admin and name != "CAP_NET_ADMIN")
+        if not has_capability(bit) and not (admin and name != "CAP_NET_ADMIN")
     ]
 
 
@@ -224,6 +228,8 @@ def _trial() -> Iterator[Check | list[Hook]]:
         return
     try:
         state = "hash" if loaded.variant["use_hash"] else "socket storage"
+        if loaded.variant["use_table"]:
+            state = f"a table, then {state}"
         cookie = "" if loaded.variant["has_cookie"] else "; no socket cookies on this kernel"
         yield Check("ring buffer", True, True, f"loaded; state per socket in {state}{cookie}")
         yield loaded.hooks

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import tcptrace
 from tcptrace.acquire import hostfacts, loader, seed
 from tcptrace.acquire.filters import Filters
+from tcptrace.acquire.priority import Priority
 from tcptrace.trace import wire
 from tcptrace.trace.wire import Counter
 from tcptrace.trace.writer import TraceWriter
@@ -81,6 +82,7 @@ class Recorder:
         self._programs = loader.load(options.filters, options.buffer_bytes)
         self._writer: TraceWriter | None = None
         self._started = hostfacts.clock_pair()
+        self._priority = Priority()
         self._next_walk = 0.0
         self._drained = 0
 
@@ -147,6 +149,7 @@ class Recorder:
     def poll(self) -> None:
         """Moves what the rings hold into the trace; walks the sockets when it is time."""
         assert self._writer is not None
+        self._priority.adapt(max(self._programs.connections.fill(), self._programs.events.fill()))
         self._drain()
         if self._programs.can_walk and time.monotonic() >= self._next_walk:
             self._walk()
@@ -177,6 +180,7 @@ class Recorder:
     def stop(self) -> dict[str, int]:
         """Records what is still open, detaches, ends the file. Returns the losses by cause."""
         assert self._writer is not None
+        self._priority.restore()
         programs = self._programs
         ended = hostfacts.clock_pair()
         programs.control(stopping=1)

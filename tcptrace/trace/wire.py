@@ -179,26 +179,28 @@ JOURNAL = _record(
 CONFIG = _record(
     48,
     ("cpus", "<u4", 0),
-    ("use_hash", "u1", 4),
-    ("has_cookie", "u1", 5),
-    ("has_retransmit_err", "u1", 6),
-    ("has_reset_reason", "u1", 7),
-    ("has_drop_socket", "u1", 8),
-    ("filter_port", "u1", 9),
-    ("filter_peer", "u1", 10),
-    ("filter_pid", "u1", 11),
-    ("filter_comm", "u1", 12),
-    ("filter_netns", "u1", 13),
-    ("pad0", "V2", 14),
+    ("use_table", "u1", 4),
+    ("use_hash", "u1", 5),
+    ("has_cookie", "u1", 6),
+    ("has_retransmit_err", "u1", 7),
+    ("has_reset_reason", "u1", 8),
+    ("has_drop_socket", "u1", 9),
+    ("filter_port", "u1", 10),
+    ("filter_peer", "u1", 11),
+    ("filter_pid", "u1", 12),
+    ("filter_comm", "u1", 13),
+    ("filter_netns", "u1", 14),
+    ("pad0", "V1", 15),
     ("drop_reasons", ("<u8", 4), 16),
 )
 
 CONTROL = _record(
-    32,
+    40,
     ("stopping", "<u8", 0),
     ("seeded", "<u8", 8),
     ("interval_ns", "<u8", 16),
-    ("first_jiffies", "<u8", 24),
+    ("spilled", "<u8", 24),
+    ("first_jiffies", "<u8", 32),
 )
 
 HOLDER = _record(

@@ -28,7 +28,7 @@ HOOKS = [Hook(fact.name, fact.provider, True, None) for fact in LIFECYCLE]
 class Loaded:
     """What a trial load gives, without a kernel."""
 
-    variant: ClassVar[dict[str, int]] = {"use_hash": 0, "has_cookie": 1}
+    variant: ClassVar[dict[str, int]] = {"use_table": 1, "use_hash": 0, "has_cookie": 1}
     hooks = HOOKS
     closed = 0
 
@@ -237,7 +237,7 @@ def test_a_trial_that_fails_is_told(host: Host) -> None:
 
 
 def test_fallbacks_are_told(host: Host) -> None:
-    host.monkeypatch.setattr(Loaded, "variant", {"use_hash": 1, "has_cookie": 0})
+    host.monkeypatch.setattr(Loaded, "variant", {"use_table": 0, "use_hash": 1, "has_cookie": 0})
     found = {check.name: check for check in preflight.preflight().checks}["ring buffer"]
     assert found.ok and "hash" in found.found and "no socket cookies" in found.found
 

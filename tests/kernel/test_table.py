@@ -1,0 +1,115 @@
+"""The table of per-socket state where it is full, and where sockets went away without telling."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from conftest import require, why_no_recording
+from drive import SERVER, connect, linger_zero, listen
+from objects import compile_object, lifecycle_source
+from recording import Row, run
+from tcptrace import resources
+from tcptrace.acquire import loader
+from tcptrace.acquire.filters import Filters
+from tcptrace.acquire.recorder import Options, Recorder
+from tcptrace.errors import EXIT_OK
+from tcptrace.lab.namespaces import SIDE_B, Namespace
+from tcptrace.trace.wire import Counter
+
+Wired = tuple[Namespace, Namespace]
+
+OPEN_AT_ONCE = 60
+ROUNDS = 300
+
+
+@pytest.fixture(autouse=True)
+def _can_record() -> None:
+    require(not why_no_recording(), why_no_recording())
+    require(shutil.which("clang") is not None, "no clang: apt install clang")
+
+
+def rows_of(recorder: Recorder, path: Path) -> list[Row]:
+    import json
+
+    losses = recorder.stop()
+    done = run("connections", str(path), "--format", "ndjson")
+    assert not losses and done.returncode == EXIT_OK, (losses, done.stderr)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def record_in(spaces: Wired, path: Path) -> Recorder:
+    return Recorder(Options(path, Filters(namespaces=tuple(str(space.inode) for space in spaces))))
+
+
+def test_what_does_not_fit_goes_elsewhere_and_nothing_is_lost(
+    wired: Wired, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen slots for 120 sockets that are open at once."""
+    a, b = wired
+    object_ = compile_object(lifecycle_source(), tmp_path, "-DTT_BUCKET_BITS=1")
+    monkeypatch.setattr(resources, "bpf_object", lambda name: object_)
+    recorder = record_in(wired, tmp_path / "full.tct")
+    ports = []
+    try:
+        recorder.start()
+        assert recorder._programs.variant["use_table"] == 1
+        with listen(b) as listener, ExitStack() as held:
+            for _ in range(OPEN_AT_ONCE):
+                client = held.enter_context(connect(a, SIDE_B.ipv4, SERVER))
+                held.enter_context(listener.accept()[0])
+                linger_zero(client)
+                ports.append(client.getsockname()[1])
+        assert recorder._programs.counters()[Counter.LOST_STATE] == 0
+        rows = rows_of(recorder, tmp_path / "full.tct")
+    finally:
+        recorder.close()
+    ends = [(row["role"], row["close_reason"], row["left_censored"]) for row in rows]
+    assert len({row["connection_id"] for row in rows}) == len(rows) == 2 * OPEN_AT_ONCE
+    assert {row["local_port"] for row in rows if row["role"] == "active"} == set(ports)
+    assert {row["remote_port"] for row in rows if row["role"] == "passive"} == set(ports)
+    assert ends.count(("active", "reset_sent", False)) == OPEN_AT_ONCE, ends
+    assert ends.count(("passive", "reset_received", False)) == OPEN_AT_ONCE, ends
+    assert all(row["established_ns"] > 0 for row in rows)
+
+
+def test_a_socket_at_the_address_of_one_that_was_not_seen_to_go_is_its_own(
+    wired: Wired, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the destruction every slot stays taken, and sockets come at the same few addresses again."""
+    a, b = wired
+    source = lifecycle_source()
+    assert "\ttt_state_drop(sk);\n" in source
+    object_ = compile_object(source.replace("\ttt_state_drop(sk);\n", ""), tmp_path)
+    monkeypatch.setattr(resources, "bpf_object", lambda name: object_)
+    recorder = record_in(wired, tmp_path / "stale.tct")
+    ports = []
+    try:
+        recorder.start()
+        with listen(b) as listener:
+            for _ in range(ROUNDS):
+                client = connect(a, SIDE_B.ipv4, SERVER)
+                server = listener.accept()[0]
+                ports.append(client.getsockname()[1])
+                linger_zero(client)
+                client.close()
+                server.close()
+                recorder.poll()
+        rows = rows_of(recorder, tmp_path / "stale.tct")
+    finally:
+        recorder.close()
+    assert len({row["connection_id"] for row in rows}) == len(rows) == 2 * ROUNDS
+    assert len({row["cookie"] for row in rows}) == 2 * ROUNDS
+    active = [row for row in rows if row["role"] == "active"]
+    passive = [row for row in rows if row["role"] == "passive"]
+    assert sorted(row["local_port"] for row in active) == sorted(ports)
+    assert sorted(row["remote_port"] for row in passive) == sorted(ports)
+    assert {row["close_reason"] for row in active} == {"reset_sent"}
+    assert {row["close_reason"] for row in passive} == {"reset_received"}
+
+
+def test_every_variant_is_tried_before_giving_up() -> None:
+    assert [variant["use_table"] for variant in loader._VARIANTS] == [1, 0, 0, 0, 0]
