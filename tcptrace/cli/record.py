@@ -231,7 +231,7 @@ class _View:
         rate = (total - self._last[1]) / max(now - self._last[0], 1e-9)
         self._shown, self._last = now, (now, total)
         lost = f"{progress.lost:,} lost" if progress.lost else "nothing lost"
-        text = f"{now:7.1f} s  {progress.connections:,} connections  {rate:,.0f} records/s  {lost}"
+        text = f"{now:7.1f} s  {progress.connections:,} connections  {rate:,.0f} events/s  {lost}"
         self._write(f"\r\x1b[2K{text}")
 
     def clear(self) -> None:
