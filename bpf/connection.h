@@ -49,7 +49,9 @@ static __always_inline struct tt_socket *tt_first_sight(struct sock *sk, int sta
 	s->flags = TT_FLAG_FIRST_MISSED | flags;
 	s->cookie = tt_cookie(sk);
 	s->established = state != TCP_SYN_SENT && state != TCP_SYN_RECV;
-	if (c->seeded)
+	if (flags & TT_FLAG_SEEDED)
+		tt_count(TT_COUNT_SEEDED);
+	else if (c->seeded)
 		tt_count(TT_LOST_TRANSITION);
 	return s;
 }

@@ -181,7 +181,8 @@ enum tt_counter {
 		8, /* an interim record found the ring full; the next walk repeats it */
 	TT_COUNT_DISPLACED = 9, /* sightings emitted because another connection needed the slot */
 	TT_COUNT_REGAINED = 10, /* of these, connections that ended with a record all the same */
-	TT_COUNTERS = 11,
+	TT_COUNT_SEEDED = 11,   /* connections that the first walk met first */
+	TT_COUNTERS = 12,
 };
 
 /* What user space decides before the programs are loaded. Constant to the verifier: what is switched

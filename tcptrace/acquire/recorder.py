@@ -95,8 +95,7 @@ class Recorder:
             programs.set_holders(seed.holders())
             walk = self._walk()
             seeded.update(namespaces=walk.namespaces, failed=walk.failed)
-            counters = programs.counters()
-            seeded["connections"] = counters[Counter.COUNT_CONNECTIONS] + counters[Counter.COUNT_WALK_FULL]
+            seeded["connections"] = programs.counters()[Counter.COUNT_SEEDED]
         programs.control(seeded=1)
         seeded["monotonic_ns"] = time.monotonic_ns()
         header = self._header(seeded)

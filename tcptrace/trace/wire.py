@@ -78,7 +78,8 @@ class Counter(IntEnum):
     COUNT_WALK_FULL = 8
     COUNT_DISPLACED = 9
     COUNT_REGAINED = 10
-    COUNTERS = 11
+    COUNT_SEEDED = 11
+    COUNTERS = 12
 
 
 CONNECTION = _record(
