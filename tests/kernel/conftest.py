@@ -84,9 +84,21 @@ def linked() -> Iterator[Callable[..., Link]]:
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Iterator[Callable[..., Recording]]:
-    """Starts `tcptrace record` with the given arguments, once it says that it is recording."""
+def space() -> Iterator[Namespace]:
+    """A quiet namespace, so that --netns leaves the host's own connections out."""
+    with Namespace() as made:
+        yield made
+
+
+@pytest.fixture
+def can_record() -> None:
+    """Needs a host that can record."""
     require(not why_no_recording(), why_no_recording())
+
+
+@pytest.fixture
+def record(can_record: None, tmp_path: Path) -> Iterator[Callable[..., Recording]]:
+    """Starts `tcptrace record` with the given arguments, once it says that it is recording."""
     started: list[Recording] = []
 
     def start(*arguments: object, **options: Any) -> Recording:

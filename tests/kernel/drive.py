@@ -6,9 +6,11 @@ import errno
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from tcptrace.lab.namespaces import SIDE_A, SIDE_B, Namespace
 
@@ -169,3 +171,32 @@ def error_name(error: OSError) -> str:
 def comm() -> str:
     """The name that the kernel has for this thread."""
     return Path("/proc/thread-self/comm").read_text().rstrip("\n")
+
+
+class Background:
+    """What goes on in a thread of its own during a `with` block; its error becomes the block's."""
+
+    def __init__(self) -> None:
+        self.stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._errors: list[BaseException] = []
+
+    def work(self) -> None:
+        """To be defined; returns soon after `stopping` is set."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping.set()
+        self._thread.join()
+        if self._errors:
+            raise self._errors[0]
+
+    def _run(self) -> None:
+        try:
+            self.work()
+        except BaseException as error:
+            self._errors.append(error)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import random
 import signal
-import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
-from drive import SERVER, connect, listen, receive, wait_closed
+from drive import SERVER, Background, connect, listen, receive, wait_closed
 from recording import STATE_TIMES, Recording, Row
+from scene import Record, Wired
 from tcptrace.errors import EXIT_INCOMPLETE
 from tcptrace.lab.namespaces import SIDE_B, Namespace
-
-Wired = tuple[Namespace, Namespace]
-Record = Callable[..., Recording]
 
 KILLS = 20
 AT_ONCE = 5
@@ -27,45 +23,30 @@ OF_THE_MOMENT = {"connection_id", "left_censored", "right_censored", "started_ns
 CLOCK_NS = 50_000_000
 
 
-class Traffic:
+class Traffic(Background):
     """Connections from a to b, some hundred a second, until told to stop; some stay open for long."""
 
     def __init__(self, a: Namespace, b: Namespace) -> None:
+        super().__init__()
         self.a, self.b = a, b
         self.closed: list[tuple[int, int]] = []
         """(monotonic ns when both ends were closed, client's port)"""
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._errors: list[BaseException] = []
 
-    def __enter__(self) -> Traffic:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-        if self._errors:
-            raise self._errors[0]
-
-    def _run(self) -> None:
+    def work(self) -> None:
         chance = random.Random(1)
-        try:
-            with listen(self.b) as listener:
-                while not self._stopping.is_set():
-                    client = connect(self.a, SIDE_B.ipv4)
-                    server = listener.accept()[0]
-                    port, size = client.getsockname()[1], chance.randrange(1, 200)
-                    client.sendall(b"x" * size)
-                    assert len(receive(server, size)) == size
-                    self._stopping.wait(chance.choice((0, 0, 0.001, 0.005, 0.02)))
-                    client.close()
-                    assert receive(server, 1) == b""
-                    server.close()
-                    self.closed.append((time.monotonic_ns(), port))
-            wait_closed(self.b, SERVER)
-        except BaseException as error:
-            self._errors.append(error)
+        with listen(self.b) as listener:
+            while not self.stopping.is_set():
+                client = connect(self.a, SIDE_B.ipv4)
+                server = listener.accept()[0]
+                port, size = client.getsockname()[1], chance.randrange(1, 200)
+                client.sendall(b"x" * size)
+                assert len(receive(server, size)) == size
+                self.stopping.wait(chance.choice((0, 0, 0.001, 0.005, 0.02)))
+                client.close()
+                assert receive(server, 1) == b""
+                server.close()
+                self.closed.append((time.monotonic_ns(), port))
+        wait_closed(self.b, SERVER)
 
 
 def key(row: Row) -> tuple[Any, ...]:

@@ -6,108 +6,54 @@ import os
 import signal
 import socket
 
+import pytest
+
 from drive import (
     SERVER,
-    ack_at_once,
     connect,
     listen,
     receive,
     wait_closed,
     wait_state,
 )
-from recording import Between, ends, expect
+from recording import Between, ends
 from scene import MS, MakeLink, Record, Scene, Wired
 from tcptrace.lab.namespaces import SIDE_A, SIDE_B
 
 
-def test_close_by_client(wired: Wired, record: Record) -> None:
-    recording = record("--port", SERVER)
-    scene = Scene(*wired)
+@pytest.mark.parametrize(("first", "second"), [("client", "server"), ("server", "client")])
+def test_close_by_either(wired: Wired, record: Record, first: str, second: str) -> None:
+    scene = Scene(wired, record)
     watch = scene.watch
     scene.exchange()
-    ack_at_once(scene.server)
-    with watch("client close"):
-        scene.client.close()
-    with watch("eof"):
-        assert receive(scene.server, 1) == b""
-        wait_closed(scene.a, scene.port)
-    with watch("server close"):
-        scene.server.close()
+    scene.close_first(first)
+    with watch("second close"):
+        (scene.server if first == "client" else scene.client).close()
     scene.over()
 
-    client, server = ends(recording.stop(), *wired)
-    expect(
-        client,
-        scene.client_row(
-            initiator="local",
-            established_ns=watch.gap("connect", "client close"),
-            # FIN_WAIT2 has no socket: the kernel keeps it, and TIME_WAIT, as a timewait socket.
-            fin_wait1_ns=watch.within("client close+eof"),
-            ended_ns=watch.wall("client close+eof"),
-            bytes_sent=7,
-            bytes_received=9,
-        ),
-    )
-    expect(
-        server,
-        scene.server_row(
-            initiator="remote",
-            established_ns=watch.gap("connect+accept", "client close+eof"),
-            close_wait_ns=watch.gap("client close+eof", "server close"),
-            last_ack_ns=watch.within("server close+over"),
-            ended_ns=watch.wall("server close+over"),
-            bytes_sent=9,
-            bytes_received=7,
-        ),
-    )
-
-
-def test_close_by_server(wired: Wired, record: Record) -> None:
-    recording = record("--port", SERVER)
-    scene = Scene(*wired)
-    watch = scene.watch
-    scene.exchange()
-    ack_at_once(scene.client)
-    with watch("server close"):
-        scene.server.close()
-    with watch("eof"):
-        assert receive(scene.client, 1) == b""
-        wait_closed(scene.b, SERVER)
-    with watch("client close"):
-        scene.client.close()
-    scene.over()
-
-    client, server = ends(recording.stop(), *wired)
-    expect(
-        client,
-        scene.client_row(
-            initiator="remote",
-            established_ns=watch.gap("connect", "server close+eof"),
-            close_wait_ns=watch.gap("server close+eof", "client close"),
-            last_ack_ns=watch.within("client close+over"),
-            ended_ns=watch.wall("client close+over"),
-            bytes_sent=7,
-            bytes_received=9,
-        ),
-    )
-    expect(
-        server,
-        scene.server_row(
-            initiator="local",
-            established_ns=watch.gap("connect+accept", "server close"),
-            fin_wait1_ns=watch.within("server close+eof"),
-            ended_ns=watch.wall("server close+eof"),
-            bytes_sent=9,
-            bytes_received=7,
-        ),
-    )
+    closed_first = {
+        "initiator": "local",
+        "established_ns": scene.since_open(first, "close"),
+        # FIN_WAIT2 has no socket: the kernel keeps it, and TIME_WAIT, as a timewait socket.
+        "fin_wait1_ns": watch.within("close+eof"),
+        "ended_ns": watch.wall("close+eof"),
+    }
+    followed = {
+        "initiator": "remote",
+        "established_ns": scene.since_open(second, "close+eof"),
+        "close_wait_ns": watch.gap("close+eof", "second close"),
+        "last_ack_ns": watch.within("second close+over"),
+        "ended_ns": watch.wall("second close+over"),
+    }
+    client, server = scene.ends()
+    scene.expect_client(client, **(closed_first if first == "client" else followed))
+    scene.expect_server(server, **(closed_first if first == "server" else followed))
 
 
 def test_fin_that_carries_the_ack_of_ours(linked: MakeLink, record: Record) -> None:
     """Three packets instead of four: FIN_WAIT2 lasts as long as the kernel takes for the one segment."""
     link = linked(delay_ns=5 * MS)
-    recording = record("--port", SERVER)
-    scene = Scene(link.a, link.b)
+    scene = Scene((link.a, link.b), record)
     watch = scene.watch
     scene.exchange()
     scene.server.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
@@ -123,30 +69,25 @@ def test_fin_that_carries_the_ack_of_ours(linked: MakeLink, record: Record) -> N
     back = log[(log["direction"] == 1) & (log["arrived_ns"] > fin["left_ns"])]
     carried = bool(back["flags"][0] & 1)
 
-    client, _ = ends(recording.stop(), link.a, link.b)
-    expect(
+    client, _ = scene.ends()
+    scene.expect_client(
         client,
-        scene.client_row(
-            initiator="local",
-            established_ns=watch.gap("connect", "client close"),
-            fin_wait1_ns=Between(10 * MS, watch.within("client close+over").high),
-            # A slow host's delayed ACK may leave before the FIN.
-            fin_wait2_ns=Between(0, 5 * MS) if carried else None,
-            ended_ns=watch.wall("over"),
-            bytes_sent=7,
-            bytes_received=9,
-        ),
+        initiator="local",
+        established_ns=watch.gap("connect", "client close"),
+        fin_wait1_ns=Between(10 * MS, watch.within("client close+over").high),
+        # A slow host's delayed ACK may leave before the FIN.
+        fin_wait2_ns=Between(0, 5 * MS) if carried else None,
+        ended_ns=watch.wall("over"),
     )
 
 
 def test_segments_are_those_on_the_wire(linked: MakeLink, record: Record) -> None:
     link = linked(delay_ns=MS)
-    recording = record("--port", SERVER)
-    scene = Scene(link.a, link.b)
+    scene = Scene((link.a, link.b), record)
     for number in range(5):
         scene.exchange(b"q" * (number + 1), b"a" * 4000)
     scene.over()
-    client, server = ends(recording.stop(), link.a, link.b)
+    client, server = scene.ends()
     log = link.log()
     from_client = int((log["direction"] == 0).sum())
     from_server = int((log["direction"] == 1).sum())
@@ -158,8 +99,7 @@ def test_segments_are_those_on_the_wire(linked: MakeLink, record: Record) -> Non
 
 
 def test_half_close_with_data_after_it(wired: Wired, record: Record) -> None:
-    recording = record("--port", SERVER)
-    scene = Scene(*wired)
+    scene = Scene(wired, record)
     watch = scene.watch
     scene.client.sendall(b"a question")
     with watch("shutdown"):
@@ -177,37 +117,32 @@ def test_half_close_with_data_after_it(wired: Wired, record: Record) -> None:
         assert receive(scene.client, 1) == b""
     scene.over()
 
-    client, server = ends(recording.stop(), *wired)
-    expect(
+    client, server = scene.ends()
+    scene.expect_client(
         client,
-        scene.client_row(
-            initiator="local",
-            established_ns=watch.gap("connect", "shutdown"),
-            fin_wait1_ns=watch.within("shutdown+fin_wait2"),
-            fin_wait2_ns=watch.gap("shutdown+fin_wait2", "server close+client eof"),
-            ended_ns=watch.wall("server close+client eof"),
-            bytes_sent=10,
-            bytes_received=50_000,
-        ),
+        initiator="local",
+        established_ns=watch.gap("connect", "shutdown"),
+        fin_wait1_ns=watch.within("shutdown+fin_wait2"),
+        fin_wait2_ns=watch.gap("shutdown+fin_wait2", "server close+client eof"),
+        ended_ns=watch.wall("server close+client eof"),
+        bytes_sent=10,
+        bytes_received=50_000,
     )
-    expect(
+    scene.expect_server(
         server,
-        scene.server_row(
-            initiator="remote",
-            established_ns=watch.gap("connect+accept", "shutdown+eof"),
-            close_wait_ns=watch.gap("shutdown+eof", "server close"),
-            last_ack_ns=watch.within("server close+over"),
-            ended_ns=watch.wall("server close+over"),
-            bytes_sent=50_000,
-            bytes_received=10,
-        ),
+        initiator="remote",
+        established_ns=watch.gap("connect+accept", "shutdown+eof"),
+        close_wait_ns=watch.gap("shutdown+eof", "server close"),
+        last_ack_ns=watch.within("server close+over"),
+        ended_ns=watch.wall("server close+over"),
+        bytes_sent=50_000,
+        bytes_received=10,
     )
 
 
 def test_simultaneous_close(linked: MakeLink, record: Record) -> None:
     link = linked(delay_ns=30 * MS)
-    recording = record("--port", SERVER)
-    scene = Scene(link.a, link.b)
+    scene = Scene((link.a, link.b), record)
     watch = scene.watch
     scene.exchange()
     with watch("close"):
@@ -218,25 +153,15 @@ def test_simultaneous_close(linked: MakeLink, record: Record) -> None:
     sent = link.wait_for(lambda log: ((log["flags"] & 1) != 0).sum() == 2)
     fins = sent[(sent["flags"] & 1) != 0]
     assert fins["arrived_ns"].max() < fins["left_ns"].min(), "the FINs did not cross"
-    client, server = ends(recording.stop(), link.a, link.b)
+    client, server = scene.ends()
     both = {
         "initiator": "simultaneous",
         "fin_wait1_ns": Between(30 * MS, watch.within("close+over").high),
         "closing_ns": Between(0, watch.within("close+over").high),
         "ended_ns": watch.wall("over"),
     }
-    expect(
-        client,
-        scene.client_row(
-            established_ns=watch.gap("connect", "close"), bytes_sent=7, bytes_received=9, **both
-        ),
-    )
-    expect(
-        server,
-        scene.server_row(
-            established_ns=watch.gap("connect+accept", "close"), bytes_sent=9, bytes_received=7, **both
-        ),
-    )
+    scene.expect_client(client, established_ns=watch.gap("connect", "close"), **both)
+    scene.expect_server(server, established_ns=watch.gap("connect+accept", "close"), **both)
 
 
 def test_owner_of_either_end_is_the_process_that_closed_it(wired: Wired, record: Record) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,10 @@ from typing import Any
 import pytest
 
 from drive import SERVER, ack_at_once, agreed, connect, linger_zero, listen, pair_of, receive, wait_closed
-from recording import Recording, Row, Stopwatch, ends, expect, finished, only
+from recording import Row, Stopwatch, ends, expect, finished, only
+from scene import Record, Scene, Wired
 from tcptrace.lab import namespaces
-from tcptrace.lab.namespaces import SIDE_B, Namespace
-
-Wired = tuple[Namespace, Namespace]
-Record = Callable[..., Recording]
+from tcptrace.lab.namespaces import SIDE_B
 
 MPTCP, SCTP = 262, 132
 BEFORE: dict[str, Any] = {
@@ -120,54 +118,22 @@ def test_open_before_and_at_the_end_in_every_state(wired: Wired, record: Record)
 
 
 def test_open_at_the_end(wired: Wired, record: Record) -> None:
-    a, b = wired
-    recording = record("--port", SERVER)
-    watch = Stopwatch()
-    with listen(b) as listener:
-        with watch("connect"):
-            client = connect(a, SIDE_B.ipv4)
-        with watch("accept"):
-            server = listener.accept()[0]
-    with client, server:
-        server.sendall(b"hello")
-        assert receive(client, 5) == b"hello"
-        facts, port = (agreed(client), agreed(server)), client.getsockname()[1]
-        with watch("finish"):
-            rows = recording.stop()
-    left, right = ends(rows, a, b)
-    common = {
-        "started_ns": watch.wall("connect"),
+    scene = Scene(wired, record)
+    scene.exchange()
+    with scene.watch("finish"):
+        left, right = scene.ends()
+    scene.over()
+    common: dict[str, Any] = {
         "ended_ns": None,
         "close_reason": "open",
         "initiator": None,
         "right_censored": True,
         "state": "established",
     }
-    expect(
-        left,
-        finished(
-            a,
-            "active",
-            **{**common, **facts[0]},
-            local_port=port,
-            established_ns=watch.gap("connect", "finish"),
-            bytes_received=5,
-        ),
-    )
-    expect(
-        right,
-        finished(
-            b,
-            "passive",
-            **{**common, **facts[1]},
-            remote_port=port,
-            # Its owner has done nothing to it yet that a tracepoint could see.
-            pid=right["pid"],
-            comm=right["comm"],
-            established_ns=watch.gap("connect+accept", "finish"),
-            bytes_sent=5,
-        ),
-    )
+    scene.expect_client(left, **common, established_ns=scene.since_open("client", "finish"))
+    # The owner of the server's end has done nothing to it yet that a tracepoint could see.
+    owner = {"pid": right["pid"], "comm": right["comm"]}
+    scene.expect_server(right, **common, **owner, established_ns=scene.since_open("server", "finish"))
 
 
 def test_one_tuple_in_two_namespaces(record: Record) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from drive import SERVER, address_of, agreed, connect, listen, receive
+from drive import SERVER, address_of, agreed, receive
 from recording import Between, Stopwatch, ends, expect, finished
-from scene import CLIENT_CLOSED, MS, SERVER_FOLLOWED, MakeLink, Record, Wired, close_both, opening
+from scene import CLIENT_CLOSED, MS, SERVER_FOLLOWED, MakeLink, Record, Scene, Wired, close_both, opening
 from tcptrace.lab import namespaces
 from tcptrace.lab.faults import Drop
 from tcptrace.lab.link import Link
@@ -20,51 +20,33 @@ from tcptrace.lab.packet import ACK, SYN
 
 def test_syn_lost_once_then_answered(linked: MakeLink, record: Record) -> None:
     link = linked(delay_ns=10 * MS, drops=[Drop("syn", nth=(1,))])
-    spaces = link.a, link.b
-    recording = record("--port", SERVER)
-    watch = Stopwatch()
-    with listen(link.b) as listener:
-        with watch("connect"):
-            client = connect(link.a, SIDE_B.ipv4)
-        with watch("accept"):
-            server = listener.accept()[0]
-    facts = agreed(client), agreed(server)
-    close_both(client, server, spaces)
+    scene = Scene((link.a, link.b), record)
+    watch = scene.watch
+    scene.close()
 
     syn, again, answer = opening(link.log())
     assert (syn["rule"], again["rule"]) == (0, -1)
-    left, right = ends(recording.stop(), *spaces)
+    left, right = scene.ends()
     at_link = int(answer["left_ns"] - syn["arrived_ns"])
     assert at_link > 1000 * MS
-    expect(
+    scene.expect_client(
         left,
-        finished(
-            link.a,
-            "active",
-            syn_retransmits=1,
-            handshake_ns=Between(at_link, watch.within("connect").high),
-            syn_sent_ns=Between(at_link, watch.within("connect").high),
-            # The retransmitted SYN gives no sample of its own without timestamps; with them it does.
-            **facts[0],
-            **CLIENT_CLOSED,
-        ),
+        syn_retransmits=1,
+        # The retransmitted SYN gives no sample of its own without timestamps; with them it does.
+        handshake_ns=Between(at_link, watch.within("connect").high),
+        syn_sent_ns=Between(at_link, watch.within("connect").high),
+        **CLIENT_CLOSED,
     )
-    expect(
+    scene.expect_server(
         right,
-        finished(
-            link.b,
-            "passive",
-            handshake_ns=Between(20 * MS, 20 * MS + slack(link, watch)),
-            syn_recv_ns=Between(20 * MS, 20 * MS + slack(link, watch)),
-            started_ns=watch.wall("connect"),
-            **facts[1],
-            **SERVER_FOLLOWED,
-        ),
+        handshake_ns=Between(20 * MS, 20 * MS + slack(link)),
+        syn_recv_ns=Between(20 * MS, 20 * MS + slack(link)),
+        **SERVER_FOLLOWED,
     )
     assert left["started_ns"] < right["started_ns"] - 1000 * MS
 
 
-def slack(link: Link, watch: Stopwatch) -> int:
+def slack(link: Link) -> int:
     """How much longer than the link's delays the ends may see the SYN-ACK and its ACK under way."""
     log = link.log()
     return int((log["left_ns"] - log["arrived_ns"])[log["left_ns"] > 0].max()) + 20 * MS
@@ -72,16 +54,9 @@ def slack(link: Link, watch: Stopwatch) -> int:
 
 def test_syn_ack_lost_once(linked: MakeLink, record: Record) -> None:
     link = linked(delay_ns=10 * MS, drops=[Drop("synack", nth=(1,))])
-    spaces = link.a, link.b
-    recording = record("--port", SERVER)
-    watch = Stopwatch()
-    with listen(link.b) as listener:
-        with watch("connect"):
-            client = connect(link.a, SIDE_B.ipv4)
-        with watch("accept"):
-            server = listener.accept()[0]
-    facts = agreed(client), agreed(server)
-    close_both(client, server, spaces)
+    scene = Scene((link.a, link.b), record)
+    watch = scene.watch
+    scene.close()
 
     log = link.log()
     packets = opening(log)
@@ -91,32 +66,21 @@ def test_syn_ack_lost_once(linked: MakeLink, record: Record) -> None:
     # What the link saw lies within what either end saw, by no more than that end's own work.
     at_client = int(answers["left_ns"][answers["left_ns"] > 0].min() - syns["arrived_ns"].min())
     at_server = int(acks["left_ns"].min() - answers["arrived_ns"].min())
-    left, right = ends(recording.stop(), *spaces)
-    expect(
+    left, right = scene.ends()
+    scene.expect_client(
         left,
-        finished(
-            link.a,
-            "active",
-            syn_retransmits=len(syns) - 1,
-            handshake_ns=Between(at_client, watch.within("connect").high),
-            syn_sent_ns=Between(at_client, watch.within("connect").high),
-            **facts[0],
-            **CLIENT_CLOSED,
-        ),
+        syn_retransmits=len(syns) - 1,
+        handshake_ns=Between(at_client, watch.within("connect").high),
+        syn_sent_ns=Between(at_client, watch.within("connect").high),
+        **CLIENT_CLOSED,
     )
-    expect(
+    scene.expect_server(
         right,
-        finished(
-            link.b,
-            "passive",
-            # Repeats that cross the ACK do not count any more once the connection stands.
-            synack_retransmits=Between(1, len(answers) - 1),
-            handshake_ns=Between(at_server, watch.within("connect+accept").high),
-            syn_recv_ns=Between(at_server, watch.within("connect+accept").high),
-            started_ns=watch.wall("connect"),
-            **facts[1],
-            **SERVER_FOLLOWED,
-        ),
+        # Repeats that cross the ACK do not count any more once the connection stands.
+        synack_retransmits=Between(1, len(answers) - 1),
+        handshake_ns=Between(at_server, watch.within("connect+accept").high),
+        syn_recv_ns=Between(at_server, watch.within("connect+accept").high),
+        **SERVER_FOLLOWED,
     )
 
 
@@ -180,58 +144,33 @@ def test_simultaneous_open(linked: MakeLink, record: Record) -> None:
     [("IPv4", "IPv4"), ("IPv6", "IPv6"), ("IPv4", "IPv6"), ("IPv4-mapped", "IPv4"), ("IPv4-mapped", "IPv6")],
 )
 def test_families(wired: Wired, record: Record, connecting: str, listening: str) -> None:
-    a, b = wired
-    recording = record("--port", SERVER)
     family = socket.AF_INET6 if listening == "IPv6" else socket.AF_INET
     target = {"IPv4": SIDE_B.ipv4, "IPv6": SIDE_B.ipv6, "IPv4-mapped": f"::ffff:{SIDE_B.ipv4}"}[connecting]
-    watch = Stopwatch()
-    with listen(b, family=family) as listener:
-        with watch("connect"):
-            client = connect(a, target)
-        with watch("accept"):
-            server = listener.accept()[0]
-    facts, port = (agreed(client), agreed(server)), client.getsockname()[1]
-    server.sendall(b"hello")
-    assert receive(client, 5) == b"hello"
-    close_both(client, server, wired)
+    scene = Scene(wired, record, target, family)
+    scene.exchange()
+    scene.close()
 
-    left, right = ends(recording.stop(), a, b)
+    left, right = scene.ends()
     real = socket.AF_INET6 if connecting == "IPv6" else socket.AF_INET
     common: dict[str, Any] = {
         "family": "ipv6" if connecting == "IPv6" else "ipv4",
         "mss": 1440 if connecting == "IPv6" else 1460,
-        "handshake_ns": watch.within("connect+accept"),
-        "started_ns": watch.wall("connect"),
     }
-    expect(
+    scene.expect_client(
         left,
-        finished(
-            a,
-            "active",
-            **common,
-            v4_mapped=connecting == "IPv4-mapped",
-            local_addr=address_of("a", real),
-            local_port=port,
-            remote_addr=address_of("b", real),
-            bytes_received=5,
-            **facts[0],
-            **CLIENT_CLOSED,
-        ),
+        **common,
+        v4_mapped=connecting == "IPv4-mapped",
+        local_addr=address_of("a", real),
+        remote_addr=address_of("b", real),
+        **CLIENT_CLOSED,
     )
-    expect(
+    scene.expect_server(
         right,
-        finished(
-            b,
-            "passive",
-            **common,
-            v4_mapped=listening == "IPv6" and connecting != "IPv6",
-            local_addr=address_of("b", real),
-            remote_addr=address_of("a", real),
-            remote_port=port,
-            bytes_sent=5,
-            **facts[1],
-            **SERVER_FOLLOWED,
-        ),
+        **common,
+        v4_mapped=listening == "IPv6" and connecting != "IPv6",
+        local_addr=address_of("b", real),
+        remote_addr=address_of("a", real),
+        **SERVER_FOLLOWED,
     )
 
 
@@ -242,14 +181,11 @@ def test_agreed_options_follow_the_handshake(wired: Wired, record: Record) -> No
     b.sysctl("net.ipv4.tcp_sack", 0)
     a.sysctl("net.ipv4.tcp_ecn", 1)
     namespaces.ip("-n", b.name, "link", "set", "veth0", "mtu", "1400")
-    recording = record("--port", SERVER)
-    with listen(b) as listener:
-        client = connect(a, SIDE_B.ipv4)
-        server = listener.accept()[0]
-    facts = agreed(client), agreed(server)
+    scene = Scene(wired, record)
+    facts = scene.facts
     assert not facts[0]["timestamps"] and not facts[1]["sack"] and facts[0]["ecn"]
-    close_both(client, server, wired)
-    left, right = ends(recording.stop(), a, b)
+    scene.close()
+    left, right = scene.ends()
     # The peer announced 1360; ours of 1460 is what the other end was told, less its own limit.
     assert left["mss"] == 1360 and right["mss"] in (1360, 1460)
     for row, known in zip((left, right), facts, strict=True):

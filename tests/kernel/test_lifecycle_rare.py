@@ -23,7 +23,7 @@ from drive import (
     wait_state,
 )
 from recording import Between, Stopwatch, ends, expect, finished, only
-from scene import CLIENT_CLOSED, MS, SERVER_FOLLOWED, MakeLink, Record, Wired, close_both
+from scene import CLIENT_CLOSED, MS, RESET_SENT, SERVER_FOLLOWED, MakeLink, Record, Scene, Wired, close_both
 from tcptrace.lab.faults import Drop
 from tcptrace.lab.namespaces import SIDE_B
 
@@ -71,8 +71,7 @@ def test_disconnected_and_connected_again(wired: Wired, record: Record) -> None:
         finished(
             a,
             "active",
-            close_reason="reset_sent",
-            initiator="local",
+            **RESET_SENT,
             handshake_ns=watch.within("first"),
             established_ns=watch.gap("first", "disconnect"),
             ended_ns=watch.wall("disconnect"),
@@ -187,13 +186,8 @@ def test_syn_cookies_leave_the_handshake_unknown_or_right(
 
 def test_silent_peer_found_by_keepalive(linked: MakeLink, record: Record) -> None:
     link = linked(drops=[Drop(idle_s=0.3)])
-    recording = record("--port", SERVER)
-    watch = Stopwatch()
-    with listen(link.b) as listener:
-        with watch("connect"):
-            client = connect(link.a, SIDE_B.ipv4)
-        server = listener.accept()[0]
-    facts, port = agreed(client), client.getsockname()[1]
+    scene = Scene((link.a, link.b), record)
+    watch, client = scene.watch, scene.client
     for option, value in ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 1)):
         client.setsockopt(socket.IPPROTO_TCP, option, value)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -202,36 +196,23 @@ def test_silent_peer_found_by_keepalive(linked: MakeLink, record: Record) -> Non
         with pytest.raises(OSError) as caught:
             client.recv(1)
     assert error_name(caught.value) == "ETIMEDOUT" and caught.value.errno == errno.ETIMEDOUT
-    rows = recording.stop()
+    left, right = scene.ends()
     client.close()
-    server.close()
-    expect(
-        only(rows, netns=link.a.inode),
-        finished(
-            link.a,
-            "active",
-            local_port=port,
-            handshake_ns=watch.within("connect"),
-            close_reason="timeout",
-            initiator=None,
-            established_ns=Between(1900 * MS, watch.gap("connect", "timeout").high),
-            ended_ns=watch.wall("timeout"),
-            **facts,
-        ),
+    scene.server.close()
+    scene.expect_client(
+        left,
+        close_reason="timeout",
+        initiator=None,
+        established_ns=Between(1900 * MS, watch.gap("connect", "timeout").high),
+        ended_ns=watch.wall("timeout"),
     )
-    assert only(rows, netns=link.b.inode)["close_reason"] == "open"
+    assert right["close_reason"] == "open"
 
 
 def test_both_directions_shut_down_at_once(wired: Wired, record: Record) -> None:
     """shutdown(SHUT_RDWR) with the file still open: FIN_WAIT2 has a socket, and its time is known."""
-    a, b = wired
-    recording = record("--port", SERVER)
-    watch = Stopwatch()
-    with listen(b) as listener:
-        with watch("connect"):
-            client = connect(a, SIDE_B.ipv4)
-        server = listener.accept()[0]
-    facts, port = agreed(client), client.getsockname()[1]
+    scene = Scene(wired, record)
+    watch, client, server = scene.watch, scene.client, scene.server
     ack_at_once(server)
     with watch("shutdown"):
         client.shutdown(socket.SHUT_RDWR)
@@ -242,20 +223,13 @@ def test_both_directions_shut_down_at_once(wired: Wired, record: Record) -> None
         server.close()
         wait_state(client, "close")
     assert state_of(client) == "close"
-    client.close()
-    wait_closed(b, SERVER)
-    left, _ = ends(recording.stop(), a, b)
-    expect(
+    scene.over()
+    left, _ = scene.ends()
+    scene.expect_client(
         left,
-        finished(
-            a,
-            "active",
-            local_port=port,
-            initiator="local",
-            established_ns=watch.gap("connect", "shutdown"),
-            fin_wait1_ns=watch.within("shutdown+fin_wait2"),
-            fin_wait2_ns=watch.gap("shutdown+fin_wait2", "server close"),
-            ended_ns=watch.wall("server close"),
-            **facts,
-        ),
+        initiator="local",
+        established_ns=watch.gap("connect", "shutdown"),
+        fin_wait1_ns=watch.within("shutdown+fin_wait2"),
+        fin_wait2_ns=watch.gap("shutdown+fin_wait2", "server close"),
+        ended_ns=watch.wall("server close"),
     )

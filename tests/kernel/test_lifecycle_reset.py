@@ -8,28 +8,25 @@ import pytest
 
 from drive import (
     SERVER,
-    ack_at_once,
     agreed,
     connect,
     error_name,
     linger_zero,
     listen,
     poll,
-    receive,
     state_of,
     wait_closed,
     wait_readable,
 )
 from recording import Stopwatch, ends, expect, finished
-from scene import MS, MakeLink, Record, Scene, Wired
+from scene import MS, RESET_RECEIVED, RESET_SENT, UNOWNED, MakeLink, Record, Scene, Wired
 from tcptrace.lab.faults import Drop
 from tcptrace.lab.namespaces import SIDE_B
 
 
 @pytest.mark.parametrize("aborting", ["client", "server"])
 def test_abort_by_linger_zero(wired: Wired, record: Record, aborting: str) -> None:
-    recording = record("--port", SERVER)
-    scene = Scene(*wired)
+    scene = Scene(wired, record)
     watch = scene.watch
     scene.exchange()
     sender, receiver = scene.client, scene.server
@@ -44,40 +41,27 @@ def test_abort_by_linger_zero(wired: Wired, record: Record, aborting: str) -> No
             receiver.recv(1)
     scene.over()
 
-    client, server = ends(recording.stop(), *wired)
-    sent = {"close_reason": "reset_sent", "initiator": "local", "ended_ns": watch.wall("abort")}
-    received = {
-        "close_reason": "reset_received",
-        "initiator": "remote",
-        "ended_ns": watch.wall("abort+reset"),
-    }
+    client, server = scene.ends()
+    sent = {**RESET_SENT, "ended_ns": watch.wall("abort")}
+    received = {**RESET_RECEIVED, "ended_ns": watch.wall("abort+reset")}
     instant = "abort" if aborting == "client" else "abort+reset"
-    expect(
+    scene.expect_client(
         client,
-        scene.client_row(
-            established_ns=watch.gap("connect", instant),
-            bytes_sent=7,
-            bytes_received=9,
-            **(sent if aborting == "client" else received),
-        ),
+        established_ns=watch.gap("connect", instant),
+        **(sent if aborting == "client" else received),
     )
     # Its socket left CLOSE in no system call of its owner when the reset came from outside.
-    unowned = {} if aborting == "server" else {"pid": None, "comm": None}
-    expect(
+    owner = {} if aborting == "server" else UNOWNED
+    scene.expect_server(
         server,
-        scene.server_row(
-            established_ns=watch.gap("connect+accept", "abort+reset"),
-            bytes_sent=9,
-            bytes_received=7,
-            **unowned,
-            **(sent if aborting == "server" else received),
-        ),
+        established_ns=watch.gap("connect+accept", "abort+reset"),
+        **owner,
+        **(sent if aborting == "server" else received),
     )
 
 
 def test_close_with_unread_data_resets(wired: Wired, record: Record) -> None:
-    recording = record("--port", SERVER)
-    scene = Scene(*wired)
+    scene = Scene(wired, record)
     watch = scene.watch
     scene.client.sendall(b"never read")
     wait_readable(scene.server)
@@ -89,26 +73,20 @@ def test_close_with_unread_data_resets(wired: Wired, record: Record) -> None:
             scene.client.recv(1)
     scene.over()
 
-    client, server = ends(recording.stop(), *wired)
-    expect(
+    client, server = scene.ends()
+    scene.expect_client(
         client,
-        scene.client_row(
-            close_reason="reset_received",
-            initiator="remote",
-            established_ns=watch.gap("connect", "abort+reset"),
-            ended_ns=watch.wall("abort+reset"),
-            bytes_sent=10,
-        ),
+        **RESET_RECEIVED,
+        established_ns=watch.gap("connect", "abort+reset"),
+        ended_ns=watch.wall("abort+reset"),
+        bytes_sent=10,
     )
-    expect(
+    scene.expect_server(
         server,
-        scene.server_row(
-            close_reason="reset_sent",
-            initiator="local",
-            established_ns=watch.gap("connect+accept", "abort"),
-            ended_ns=watch.wall("abort"),
-            bytes_received=10,
-        ),
+        **RESET_SENT,
+        established_ns=watch.gap("connect+accept", "abort"),
+        ended_ns=watch.wall("abort"),
+        bytes_received=10,
     )
 
 
@@ -137,8 +115,7 @@ def test_never_accepted(wired: Wired, record: Record) -> None:
         finished(
             a,
             "active",
-            close_reason="reset_received",
-            initiator="remote",
+            **RESET_RECEIVED,
             handshake_ns=watch.within("connect"),
             established_ns=watch.gap("connect", "abort+reset"),
             ended_ns=watch.wall("abort+reset"),
@@ -151,10 +128,8 @@ def test_never_accepted(wired: Wired, record: Record) -> None:
             b,
             "passive",
             # The child was never anybody's: the listener's owner is not its owner.
-            pid=None,
-            comm=None,
-            close_reason="reset_sent",
-            initiator="local",
+            **UNOWNED,
+            **RESET_SENT,
             handshake_ns=watch.within("connect+queued"),
             established_ns=watch.gap("connect+queued", "abort"),
             ended_ns=watch.wall("abort"),
@@ -164,15 +139,9 @@ def test_never_accepted(wired: Wired, record: Record) -> None:
 
 def test_data_after_the_close_is_answered_by_a_reset(wired: Wired, record: Record) -> None:
     """The client's end has become a timewait socket by then: it closed by FIN, its peer saw a reset."""
-    recording = record("--port", SERVER)
-    scene = Scene(*wired)
+    scene = Scene(wired, record)
     watch = scene.watch
-    ack_at_once(scene.server)
-    with watch("client close"):
-        scene.client.close()
-    with watch("eof"):
-        assert receive(scene.server, 1) == b""
-        wait_closed(scene.a, scene.port)
+    scene.close_first("client")
     with watch("data"):
         scene.server.sendall(b"too late")
         poll(lambda: state_of(scene.server) == "close", "close")
@@ -181,36 +150,29 @@ def test_data_after_the_close_is_answered_by_a_reset(wired: Wired, record: Recor
     assert error_name(caught.value) == "EPIPE"
     scene.over()
 
-    client, server = ends(recording.stop(), *wired)
-    expect(
+    client, server = scene.ends()
+    scene.expect_client(
         client,
-        scene.client_row(
-            initiator="local",
-            established_ns=watch.gap("connect", "client close"),
-            fin_wait1_ns=watch.within("client close+eof"),
-            ended_ns=watch.wall("client close+eof"),
-        ),
+        initiator="local",
+        established_ns=watch.gap("connect", "close"),
+        fin_wait1_ns=watch.within("close+eof"),
+        ended_ns=watch.wall("close+eof"),
     )
-    expect(
+    scene.expect_server(
         server,
-        scene.server_row(
-            pid=None,
-            comm=None,
-            close_reason="reset_received",
-            initiator="remote",
-            established_ns=watch.gap("connect+accept", "client close+eof"),
-            close_wait_ns=watch.gap("client close+eof", "data"),
-            ended_ns=watch.wall("data"),
-            bytes_sent=8,
-        ),
+        **UNOWNED,
+        **RESET_RECEIVED,
+        established_ns=watch.gap("connect+accept", "close+eof"),
+        close_wait_ns=watch.gap("close+eof", "data"),
+        ended_ns=watch.wall("data"),
+        bytes_sent=8,
     )
 
 
 def test_data_crossing_the_close_is_answered_by_a_reset(linked: MakeLink, record: Record) -> None:
     """The data was under way when the client closed: its socket is still in FIN_WAIT1 and resets."""
     link = linked(delay_ns=30 * MS)
-    recording = record("--port", SERVER)
-    scene = Scene(link.a, link.b)
+    scene = Scene((link.a, link.b), record)
     watch = scene.watch
     with watch("data"):
         scene.server.sendall(b"crossing")
@@ -221,36 +183,28 @@ def test_data_crossing_the_close_is_answered_by_a_reset(linked: MakeLink, record
         poll(lambda: state_of(scene.server) == "close", "close")
     scene.over()
 
-    client, server = ends(recording.stop(), link.a, link.b)
-    expect(
+    client, server = scene.ends()
+    scene.expect_client(
         client,
-        scene.client_row(
-            close_reason="reset_sent",
-            initiator="local",
-            established_ns=watch.gap("connect", "client close"),
-            fin_wait1_ns=watch.within("client close+reset"),
-            ended_ns=watch.wall("reset"),
-        ),
+        **RESET_SENT,
+        established_ns=watch.gap("connect", "client close"),
+        fin_wait1_ns=watch.within("client close+reset"),
+        ended_ns=watch.wall("reset"),
     )
-    expect(
+    scene.expect_server(
         server,
-        scene.server_row(
-            pid=None,
-            comm=None,
-            close_reason="reset_received",
-            initiator="remote",
-            established_ns=watch.gap("connect+accept", "client close+reset"),
-            close_wait_ns=watch.within("client close+reset"),
-            ended_ns=watch.wall("reset"),
-            bytes_sent=8,
-        ),
+        **UNOWNED,
+        **RESET_RECEIVED,
+        established_ns=watch.gap("connect+accept", "client close+reset"),
+        close_wait_ns=watch.within("client close+reset"),
+        ended_ns=watch.wall("reset"),
+        bytes_sent=8,
     )
 
 
 def test_peer_gone_silent_times_out(linked: MakeLink, record: Record) -> None:
     link = linked(drops=[Drop("data", direction="ab")])
-    recording = record("--port", SERVER)
-    scene = Scene(link.a, link.b)
+    scene = Scene((link.a, link.b), record)
     watch = scene.watch
     scene.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 400)
     with watch("send"):
@@ -263,32 +217,26 @@ def test_peer_gone_silent_times_out(linked: MakeLink, record: Record) -> None:
     lost = link.log()
     retransmissions = int((lost["payload"] > 0).sum()) - 1
     with watch("finish"):
-        rows = recording.stop()
-
-    client, server = ends(rows, link.a, link.b)
-    expect(
+        client, server = scene.ends()
+    scene.expect_client(
         client,
-        scene.client_row(
-            close_reason="timeout",
-            initiator=None,
-            established_ns=watch.gap("connect", "timeout"),
-            ended_ns=watch.wall("timeout"),
-            bytes_sent=13,
-            retransmits=retransmissions,
-        ),
+        close_reason="timeout",
+        initiator=None,
+        established_ns=watch.gap("connect", "timeout"),
+        ended_ns=watch.wall("timeout"),
+        bytes_sent=13,
+        retransmits=retransmissions,
     )
-    expect(
+    scene.expect_server(
         server,
-        scene.server_row(
-            # Open at the end: its file tells whose it is. It sent nothing but its SYN-ACK, uncounted.
-            segments_sent=0,
-            segments_received=2,
-            close_reason="open",
-            initiator=None,
-            established_ns=watch.gap("connect+accept", "finish"),
-            ended_ns=None,
-            right_censored=True,
-            state="established",
-        ),
+        # Open at the end: its file tells whose it is. It sent nothing but its SYN-ACK, uncounted.
+        segments_sent=0,
+        segments_received=2,
+        close_reason="open",
+        initiator=None,
+        established_ns=watch.gap("connect+accept", "finish"),
+        ended_ns=None,
+        right_censored=True,
+        state="established",
     )
     scene.over()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from conftest import require, why_no_recording
+from conftest import require
 from drive import SERVER, ack_at_once, agreed, connect, linger_zero, listen, receive, wait_closed
 from objects import compile_object, lifecycle_source
 from recording import Row, expect, finished, only, run
@@ -32,9 +32,7 @@ SMALL = 1 << 16
 FACT = {fact.program: fact for fact in LIFECYCLE}
 
 
-@pytest.fixture(autouse=True)
-def _can_record() -> None:
-    require(not why_no_recording(), why_no_recording())
+pytestmark = pytest.mark.usefixtures("can_record")
 
 
 @pytest.fixture

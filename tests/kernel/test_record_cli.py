@@ -13,12 +13,11 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import require, why_no_recording
 from drive import LIMIT_SECONDS, listen
 from ending import complete, connect_until, ended_well, is_one_line, lines
 from recording import COMMAND, Recording, run
@@ -31,16 +30,7 @@ Record = Callable[..., Recording]
 READY_SECONDS = 2.0
 
 
-@pytest.fixture(autouse=True)
-def _can_record() -> None:
-    require(not why_no_recording(), why_no_recording())
-
-
-@pytest.fixture
-def space() -> Iterator[Namespace]:
-    """A quiet namespace, so that --netns leaves the host's own connections out."""
-    with Namespace() as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("can_record")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

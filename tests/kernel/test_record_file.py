@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import require, why_no_recording
 from drive import listen, poll
 from ending import connect_until, ended_well, is_one_line
 from recording import COMMAND, run
@@ -25,16 +24,7 @@ AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 POWERLESS = ("setpriv", "--bounding-set=-all")
 
 
-@pytest.fixture(autouse=True)
-def _can_record() -> None:
-    require(not why_no_recording(), why_no_recording())
-
-
-@pytest.fixture
-def space() -> Iterator[Namespace]:
-    """A quiet namespace, so that --netns leaves the host's own connections out."""
-    with Namespace() as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("can_record")
 
 
 # The file

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from conftest import require, why_no_recording
-from drive import LIMIT_SECONDS, SERVER, comm, connect, listen, pair_of, receive
+from drive import LIMIT_SECONDS, SERVER, Background, comm, connect, listen, pair_of, receive
 from recording import READY_SECONDS, Recording, Row
 from tcptrace.acquire import seed
 from tcptrace.lab.namespaces import SIDE_B, Namespace, enter
@@ -65,44 +65,29 @@ def test_what_is_open_in_three_namespaces_is_found_once(wired: Wired, record: Re
     assert header["seeded"]["failed"] == []
 
 
-class Churn:
+class Churn(Background):
     """Connections that open and close all the time; what is known of each is when."""
 
     def __init__(self, a: Namespace, b: Namespace) -> None:
+        super().__init__()
         self.a, self.b = a, b
         self.lives: list[dict[str, Any]] = []
         """port, opening_ns and opened_ns around connect(), closing_ns before close(), if it was closed"""
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._errors: list[BaseException] = []
 
-    def __enter__(self) -> Churn:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-        if self._errors:
-            raise self._errors[0]
-
-    def _run(self) -> None:
-        try:
-            with listen(self.b) as listener:
-                held: list[tuple[dict[str, Any], socket.socket, socket.socket]] = []
-                while not self._stopping.is_set():
-                    life: dict[str, Any] = {"opening_ns": time.monotonic_ns()}
-                    client = connect(self.a, SIDE_B.ipv4)
-                    life |= {"opened_ns": time.monotonic_ns(), "port": client.getsockname()[1]}
-                    held.append((life, client, listener.accept()[0]))
-                    self.lives.append(life)
-                    # lives of 1 to 60 connections' time
-                    while len(held) > 1 + len(self.lives) % 60:
-                        self._close(*held.pop(len(self.lives) * 7 % len(held)))
-                for one in held:
-                    self._close(*one)
-        except BaseException as error:
-            self._errors.append(error)
+    def work(self) -> None:
+        with listen(self.b) as listener:
+            held: list[tuple[dict[str, Any], socket.socket, socket.socket]] = []
+            while not self.stopping.is_set():
+                life: dict[str, Any] = {"opening_ns": time.monotonic_ns()}
+                client = connect(self.a, SIDE_B.ipv4)
+                life |= {"opened_ns": time.monotonic_ns(), "port": client.getsockname()[1]}
+                held.append((life, client, listener.accept()[0]))
+                self.lives.append(life)
+                # lives of 1 to 60 connections' time
+                while len(held) > 1 + len(self.lives) % 60:
+                    self._close(*held.pop(len(self.lives) * 7 % len(held)))
+            for one in held:
+                self._close(*one)
 
     def _close(self, life: dict[str, Any], client: socket.socket, server: socket.socket) -> None:
         life["closing_ns"] = time.monotonic_ns()
