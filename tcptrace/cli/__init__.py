@@ -94,11 +94,28 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit the process with its code."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # A locale that cannot print µ must not end in a traceback.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:] if args is None else list(args)))
+    # What could not be said on stderr changes no exit code, as it would in the interpreter's own flush.
+    sys.exit(_reader_left(run(sys.argv[1:] if args is None else list(args))))
+
+
+def _open_closed_streams() -> None:
+    """A standard stream that came closed (`2>&-`) becomes /dev/null.
+
+    Else its descriptor would be that of the next file that is opened, the trace for one, and messages
+    would go into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free: this one
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def run(args: list[str]) -> int:
@@ -144,7 +161,7 @@ def _fail(message: str, code: int) -> int:
 
     try:
         print(f"tcptrace: {visible(message)}", file=sys.stderr, flush=True)
-    except BrokenPipeError:
+    except OSError:  # no reader, a closed terminal, a full disk
         return _reader_left(code)
     return code
 

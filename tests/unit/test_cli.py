@@ -451,6 +451,25 @@ def test_a_full_disk_is_one_line(traces: Path) -> None:
             one_line(done, 1, "No space left on device")
 
 
+@pytest.mark.parametrize(("args", "code"), [(["summary"], 0), (["nonsense"], 2)])
+def test_stderr_that_nobody_can_read_changes_no_exit_code(traces: Path, args: list[str], code: int) -> None:
+    command = [*TCPTRACE, *args, *([str(traces / "good.tct")] if code == 0 else [])]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=full, timeout=60)
+    assert done.returncode == code
+    closed = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *command]
+    assert subprocess.run(closed, timeout=60).returncode == code
+
+
+def test_closed_streams_leave_their_descriptors_to_no_file(traces: Path, tmp_path: Path) -> None:
+    csv_file = tmp_path / "rows.csv"
+    command = [*TCPTRACE, "connections", traces / "lost.tct", "--format", "csv", "-o", csv_file]
+    done = subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *command], timeout=60)
+    assert done.returncode == 5  # which says a line on stderr, too
+    assert "tcptrace:" not in csv_file.read_text()
+    assert len(csv_file.read_text().splitlines()) == 301
+
+
 @pytest.mark.parametrize(
     "command", [["info"], ["summary"], ["connections"], ["connections", "--format", "csv"]]
 )
