@@ -157,6 +157,8 @@ static __always_inline void tt_fill_agreed(struct tcp_sock *tp, struct tt_socket
 	}
 	/* bytes_received counts the FIN, as rcv_nxt does */
 	r->rcv_isn = (__u32)(TT_READ(tp, rcv_nxt) - (__u32)TT_READ(tp, bytes_received) - 1);
+	if (s->restored)
+		r->rcv_isn = -1;
 	tt_read_options(tp, r);
 	/* TCP_ECN_OK, or accurate ECN (TCP_ECN_MODE_ACCECN) */
 	r->ecn = (TT_READ(tp, ecn_flags) & 0x11) != 0;
@@ -238,8 +240,10 @@ static __always_inline void tt_settle(struct sock *sk, struct tt_socket *s)
 		s->initiator = s->initiator ?: TT_INITIATOR_LOCAL;
 	} else if (TT_READ(sk, sk_err) == ETIMEDOUT) {
 		s->close_reason = TT_CLOSE_TIMEOUT;
-	} else if (tt_fin_received(sk) || s->state == TCP_FIN_WAIT2) {
-		s->close_reason = TT_CLOSE_FIN; /* FIN_WAIT2: it goes on as a timewait socket */
+	} else if (s->state == TCP_FIN_WAIT2 || s->state == TCP_LAST_ACK ||
+		   s->state == TCP_CLOSING || (s->state == TCP_FIN_WAIT1 && tt_fin_received(sk))) {
+		/* both FINs, or FIN_WAIT2, which goes on as a timewait socket; the peer's alone is no end */
+		s->close_reason = TT_CLOSE_FIN;
 	}
 }
 
@@ -252,6 +256,9 @@ static __always_inline void tt_finish(struct sock *sk, struct tt_socket *s)
 		s->visited &= ~(1 << TCP_FIN_WAIT2);
 	s->pending = 0;
 	s->done = 1;
+	/* tcp_disconnect() has forgotten the tuple and every count: the journal tells of the connection */
+	if (s->journaled && !TT_READ(sk, __sk_common.skc_dport) && tt_owner_wanted(s))
+		return;
 	tt_journal_clear(s);
 	if (tt_wanted(sk, s) && !tt_emit(sk, s, s->close_reason, s->ended_ns))
 		tt_count(TT_LOST_CONNECTION_RING);
@@ -261,10 +268,12 @@ static __always_inline void tt_finish(struct sock *sk, struct tt_socket *s)
 /* On entry to CLOSE from `old`, and again when a pending end's reset shows. */
 static __always_inline void tt_close(struct sock *sk, struct tt_socket *s, int old)
 {
+	struct tcp_sock *tp = tt_tcp_sock(sk);
 	int err = TT_READ(sk, sk_err);
 
 	if (!s->established) {
-		if (s->reset_received || (old == TCP_SYN_SENT && err && err != ETIMEDOUT)) {
+		if (s->reset_received || (old == TCP_SYN_SENT && err && err != ETIMEDOUT &&
+					  err != ECONNABORTED /* tcp_abort() */)) {
 			s->close_reason = TT_CLOSE_REFUSED; /* by a reset or an ICMP error */
 			s->initiator = TT_INITIATOR_REMOTE;
 		} else if (err == ETIMEDOUT) {
@@ -272,7 +281,8 @@ static __always_inline void tt_close(struct sock *sk, struct tt_socket *s, int o
 		} else {
 			s->close_reason = TT_CLOSE_ABORTED;
 			s->initiator = TT_INITIATOR_LOCAL;
-			tt_owner(sk, s);
+			if (err != ECONNABORTED) /* by somebody else, such as ss -K */
+				tt_owner(sk, s);
 		}
 	} else if (err == ETIMEDOUT) { /* first: a keepalive time-out sends a reset as well */
 		s->close_reason = TT_CLOSE_TIMEOUT;
@@ -286,7 +296,7 @@ static __always_inline void tt_close(struct sock *sk, struct tt_socket *s, int o
 		s->close_reason = TT_CLOSE_FIN;
 	} else if (err) {
 		s->close_reason = TT_CLOSE_TIMEOUT; /* tcp_write_err() with an earlier ICMP error */
-	} else {
+	} else if (!tp || !tt_in_repair(tp)) { /* else no reset follows, and all is wiped next */
 		s->pending = 1;
 		tt_owner(sk, s);
 		return;

@@ -35,6 +35,7 @@ enum {
 #define AF_INET6 10
 #define IPPROTO_TCP 6
 #define EPIPE 32
+#define ECONNABORTED 103
 #define ECONNRESET 104
 #define ETIMEDOUT 110
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
@@ -156,6 +157,7 @@ struct tcp_sock {
 	u32 total_retrans;
 	u64 tcp_mstamp;
 	u8 ecn_flags;
+	u8 repair : 1;
 	u8 syn_data_acked : 1;
 	struct minmax rtt_min;
 	struct tcp_options_received rx_opt;

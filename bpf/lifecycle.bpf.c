@@ -27,7 +27,12 @@ static __always_inline void tt_established(struct sock *sk, struct tt_socket *s,
 	s->established = 1;
 	s->total_retrans = retrans;
 	tt_cookie_of(sk, s); /* a child has its own only now on every kernel */
-	if (s->role == TT_ROLE_ACTIVE && s->state == TCP_SYN_SENT) {
+	if (tt_in_repair(tp)) {
+		s->restored = 1;
+		s->role = TT_ROLE_UNKNOWN;
+		s->started_ns = -1;
+		s->visited = 0;
+	} else if (s->role == TT_ROLE_ACTIVE && s->state == TCP_SYN_SENT) {
 		__u64 sent_ns = stamp_ns - rtt_ns;
 
 		s->syn_retransmits = retrans;
@@ -88,14 +93,10 @@ static __always_inline void tt_birth(struct sock *sk, int new, __u64 now)
 		tt_count(TT_LOST_STATE);
 		return;
 	}
-	if (s->connection_id && !s->done) {
-		/* One socket, its next connection, and the previous one's end was skipped. Where the state
-		 * could be another socket's, the journal tells of that connection. */
-		if (new == TCP_SYN_SENT && s->cookie > 0)
-			tt_finish(sk, s);
-		else
-			tt_count(TT_LOST_TRANSITION);
-	}
+	/* The previous connection's end was skipped. The socket has the next one's tuple and counts already, so
+	 * that the journal tells of it. */
+	if (s->connection_id && !s->done)
+		tt_count(TT_LOST_TRANSITION);
 	tt_begin(s, now, new);
 	s->entry_known = 1;
 	if (new == TCP_SYN_SENT) {

@@ -160,6 +160,11 @@ static inline __s8 tt_ca_state(const struct inet_connection_sock *icsk)
 	return -1; /* a bit-field */
 }
 
+static inline int tt_in_repair(const struct tcp_sock *tp)
+{
+	return 0; /* a bit-field */
+}
+
 static inline struct tcp_sock *tt_tcp_sock(struct sock *sk)
 {
 	return (struct tcp_sock *)sk;

@@ -244,6 +244,12 @@ static __always_inline __s8 tt_ca_state(const struct inet_connection_sock *icsk)
 	return BPF_CORE_READ_BITFIELD(icsk, icsk_ca_state);
 }
 
+/* TCP_REPAIR: a checkpoint takes a connection away, or puts one back, without a packet. */
+static __always_inline int tt_in_repair(const struct tcp_sock *tp)
+{
+	return BPF_CORE_READ_BITFIELD(tp, repair);
+}
+
 static __always_inline struct tcp_sock *tt_tcp_sock(struct sock *sk)
 {
 	return bpf_skc_to_tcp_sock(sk);

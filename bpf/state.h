@@ -36,14 +36,17 @@ struct tt_socket {
 	__u8 done;    /* the record has left */
 	__u8 journaled;
 	__u8 retransmits_unknown;
-	__u8 pad[18]; /* whole cache lines */
+	__u8 restored; /* put into ESTABLISHED by TCP_REPAIR: no handshake took place */
+	__u8 pad[17];  /* whole cache lines */
 };
 
 struct tt_counters {
 	__u64 value[TT_COUNTERS];
 };
 
+#ifndef TT_JOURNAL_SLOTS
 #define TT_JOURNAL_SLOTS 16384
+#endif
 
 struct tt_comm {
 	char name[TT_COMM_LEN];
