@@ -71,7 +71,7 @@ static __always_inline void tt_journal_clear(struct tt_socket *s)
 		return;
 	if (j->connection_id == s->connection_id)
 		j->connection_id = 0;
-	else if (j->connection_id)
+	else /* displaced; whoever did that may have left the slot again */
 		tt_count(TT_COUNT_REGAINED);
 }
 

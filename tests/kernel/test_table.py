@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,8 +34,6 @@ def _can_record() -> None:
 
 
 def rows_of(recorder: Recorder, path: Path) -> list[Row]:
-    import json
-
     losses = recorder.stop()
     done = run("connections", str(path), "--format", "ndjson")
     assert not losses and done.returncode == EXIT_OK, (losses, done.stderr)
@@ -109,6 +108,70 @@ def test_a_socket_at_the_address_of_one_that_was_not_seen_to_go_is_its_own(
     assert sorted(row["remote_port"] for row in passive) == sorted(ports)
     assert {row["close_reason"] for row in active} == {"reset_sent"}
     assert {row["close_reason"] for row in passive} == {"reset_received"}
+
+
+def test_a_connection_that_outlives_the_one_that_took_its_place_in_the_journal_is_not_lost(
+    wired: Wired, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen places: each is taken over and left again many times while two ends stay open."""
+    a, b = wired
+    object_ = compile_object(lifecycle_source(), tmp_path, "-DTT_JOURNAL_SLOTS=16")
+    monkeypatch.setattr(resources, "bpf_object", lambda name: object_)
+    recorder = record_in(wired, tmp_path / "journal.tct")
+    try:
+        recorder.start()
+        with listen(b) as listener, connect(a, SIDE_B.ipv4) as old, listener.accept()[0] as peer:
+            for _ in range(40):
+                client = connect(a, SIDE_B.ipv4, SERVER)
+                server = listener.accept()[0]
+                linger_zero(client)
+                client.close()
+                server.close()
+            linger_zero(old)
+            old.close()
+            peer.close()
+        assert recorder._programs.counters()[Counter.COUNT_DISPLACED] == 2
+        rows = rows_of(recorder, tmp_path / "journal.tct")
+    finally:
+        recorder.close()
+    assert len(rows) == 2 * 41
+    assert {row["close_reason"] for row in rows} == {"reset_sent", "reset_received"}
+
+
+def without(text: str, tracepoint: str) -> str:
+    """The source with a tracepoint's program doing nothing, as when the kernel skips it."""
+    begin = f"TT_TRACEPOINT({tracepoint})\n{{\n"
+    assert begin in text
+    return text.replace(begin, begin + "\tif (TT_ARG(0, void *))\n\t\treturn 0;\n")
+
+
+def test_a_reset_end_whose_reset_was_skipped_is_not_a_row_of_zeroes(
+    wired: Wired, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket is wiped before its destruction: the row is a sighting with the tuple, and one loss."""
+    a, b = wired
+    object_ = compile_object(without(lifecycle_source(), "tcp_send_reset"), tmp_path)
+    monkeypatch.setattr(resources, "bpf_object", lambda name: object_)
+    recorder = record_in(wired, tmp_path / "wiped.tct")
+    try:
+        recorder.start()
+        with listen(b) as listener:
+            client = connect(a, SIDE_B.ipv4, SERVER)
+            server = listener.accept()[0]
+        port = client.getsockname()[1]
+        client.sendall(b"data")
+        assert server.recv(4) == b"data"
+        linger_zero(client)
+        client.close()
+        server.close()
+        assert recorder.stop() == {"end": 1}
+        done = run("connections", str(tmp_path / "wiped.tct"), "--format", "ndjson")
+    finally:
+        recorder.close()
+    left, right = sorted(map(json.loads, done.stdout.splitlines()), key=lambda row: str(row["role"]))
+    assert (left["role"], left["local_port"], left["remote_port"]) == ("active", port, SERVER)
+    assert left["close_reason"] is left["bytes_sent"] is left["mss"] is left["rcv_isn"] is None
+    assert (right["close_reason"], right["bytes_received"]) == ("reset_received", 4)
 
 
 def test_every_variant_is_tried_before_giving_up() -> None:
