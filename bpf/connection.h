@@ -29,6 +29,21 @@ static __always_inline __s64 tt_cookie_of(struct sock *sk, struct tt_socket *s)
 	return s->cookie;
 }
 
+/* Retransmissions of a connection met on its way may be its handshake's: those of data are told by the bytes. */
+static __always_inline void tt_met_later(struct sock *sk, struct tt_socket *s, int state)
+{
+	struct tcp_sock *tp = tt_tcp_sock(sk);
+
+	if (!tp || state == TCP_SYN_SENT || state == TCP_SYN_RECV)
+		return;
+	s->established = 1;
+	s->total_retrans = TT_READ(tp, total_retrans);
+	/* a FIN has no bytes either */
+	if (s->total_retrans &&
+	    ((state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT) || TT_READ(tp, bytes_retrans)))
+		s->retransmits_unknown = 1;
+}
+
 /* A socket met after its birth: open before the recording, or its birth was skipped. */
 static __always_inline struct tt_socket *tt_first_sight(struct sock *sk, int state, __u64 now,
 							__u8 flags)
@@ -48,7 +63,7 @@ static __always_inline struct tt_socket *tt_first_sight(struct sock *sk, int sta
 	tt_begin(s, now, state);
 	s->flags = TT_FLAG_FIRST_MISSED | flags;
 	s->cookie = tt_cookie(sk);
-	s->established = state != TCP_SYN_SENT && state != TCP_SYN_RECV;
+	tt_met_later(sk, s, state);
 	if (flags & TT_FLAG_SEEDED)
 		tt_count(TT_COUNT_SEEDED);
 	else if (c->seeded)

@@ -182,6 +182,9 @@ class Recorder:
         self._priority.restore()
         programs = self._programs
         ended = hostfacts.clock_pair()
+        if programs.can_walk:
+            self._walk()  # still meets what the kernel has hidden from us since the last walk
+            self._drain()
         programs.control(stopping=1)
         if programs.can_walk:
             programs.set_holders(seed.holders())

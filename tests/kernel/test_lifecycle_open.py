@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from drive import SERVER, address_of, agreed, receive
+from drive import SERVER, address_of, agreed, pair_of, receive
 from recording import Between, Stopwatch, ends, expect, finished
 from scene import CLIENT_CLOSED, MS, SERVER_FOLLOWED, MakeLink, Record, Scene, Wired, close_both, opening
 from tcptrace.lab import namespaces
@@ -190,3 +190,16 @@ def test_agreed_options_follow_the_handshake(wired: Wired, record: Record) -> No
     assert left["mss"] == 1360 and right["mss"] in (1360, 1460)
     for row, known in zip((left, right), facts, strict=True):
         assert {name: row[name] for name in known} == known
+
+
+def test_what_a_handshake_repeated_before_the_recording_is_no_retransmission(
+    linked: MakeLink, record: Record
+) -> None:
+    link = linked(drops=[Drop("syn", nth=(1,))])
+    client, server = pair_of(link.a, link.b)
+    with client, server:
+        recording = record("--port", SERVER)
+        left, right = ends(recording.stop(), link.a, link.b)
+    assert left["left_censored"] and right["left_censored"]
+    assert left["retransmits"] == right["retransmits"] == 0
+    assert left["syn_retransmits"] is None

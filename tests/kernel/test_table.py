@@ -174,5 +174,26 @@ def test_a_reset_end_whose_reset_was_skipped_is_not_a_row_of_zeroes(
     assert (right["close_reason"], right["bytes_received"]) == ("reset_received", 4)
 
 
+def test_an_open_connection_of_which_every_event_was_skipped_has_a_row(
+    wired: Wired, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at once, before a walk came by."""
+    a, b = wired
+    object_ = compile_object(without(lifecycle_source(), "inet_sock_set_state"), tmp_path)
+    monkeypatch.setattr(resources, "bpf_object", lambda name: object_)
+    recorder = record_in(wired, tmp_path / "hidden.tct")
+    try:
+        recorder.start()
+        with listen(b) as listener, connect(a, SIDE_B.ipv4, SERVER), listener.accept()[0]:
+            assert recorder.stop() == {"transition": 2}
+        done = run("connections", str(tmp_path / "hidden.tct"), "--format", "ndjson")
+    finally:
+        recorder.close()
+    rows = list(map(json.loads, done.stdout.splitlines()))
+    assert [(row["role"], row["close_reason"], row["left_censored"]) for row in rows] == [
+        ("unknown", "open", False)
+    ] * 2
+
+
 def test_every_variant_is_tried_before_giving_up() -> None:
     assert [variant["use_table"] for variant in loader._VARIANTS] == [1, 0, 0, 0, 0]
