@@ -86,6 +86,8 @@ def namespace_inode(name: str) -> int:
                 return os.fstat(fd).st_ino
         finally:
             os.close(fd)
+    except PermissionError:
+        raise UsageError(f"--netns {name!r}: this process may not open {path}") from None
     except (OSError, ValueError):
         pass
     raise UsageError(f"--netns {name!r} is no inode, no name of `ip netns list` and no path of one")

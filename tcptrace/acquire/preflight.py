@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tcptrace import resources
+from tcptrace import invocation, resources
 from tcptrace.acquire import libbpf, loader
 from tcptrace.acquire.providers import Hook
 from tcptrace.errors import HostError, TcptraceError
@@ -84,8 +84,8 @@ def require_privileges() -> None:
     missing = missing_capabilities()
     if missing:
         raise HostError(
-            f"recording needs root, or {', '.join(_CAPABILITIES)} ({', '.join(missing)} missing): "
-            "run it with sudo; `tcptrace doctor` tells more"
+            f"recording needs root: {', '.join(missing)} missing; run it with sudo "
+            f"(`{invocation.command()} doctor` tells more)"
         )
 
 
@@ -99,7 +99,7 @@ def _privileges() -> Check:
         True,
         f"{', '.join(missing)} missing",
         "the kernel will not load the eBPF programs",
-        "sudo tcptrace doctor",
+        f"sudo {invocation.command()} doctor",
     )
 
 
@@ -112,7 +112,7 @@ def _other_namespaces() -> Check:
         False,
         "CAP_SYS_ADMIN missing",
         "connections open before the recording are found in this network namespace only",
-        "sudo tcptrace record",
+        f"sudo {invocation.command()} record",
     )
 
 
@@ -197,7 +197,7 @@ def _report_packages() -> Check:
         False,
         f"{', '.join(missing)} missing",
         "tcptrace report cannot write its page; everything else works",
-        "pip install 'tcptrace[report]'",
+        invocation.install_report(),
     )
 
 

@@ -141,7 +141,9 @@ def run(args: list[str]) -> int:
         missing = (error.name or "").split(".")[0]
         if missing not in EXTRA_MODULES:
             raise
-        return _fail(f"this command needs {missing}: run `pip install 'tcptrace[report]'`", EXIT_FAILURE)
+        from tcptrace.invocation import install_report
+
+        return _fail(f"this command needs {missing}: run `{install_report()}`", EXIT_FAILURE)
     except OSError as error:
         what = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
         return _reader_left(_fail(f"{error.strerror or error}{what}", EXIT_FAILURE))

@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from tcptrace import invocation
 from tcptrace.cli import CONTEXT
 from tcptrace.errors import EXIT_HOST, EXIT_OK
 from tcptrace.output.escape import visible
@@ -62,7 +63,7 @@ def command(as_json: bool) -> int:
             console.print(Text(line))
     console.print()
     if result.ready:
-        console.print("This host can record: sudo tcptrace record")
+        console.print(Text(f"This host can record: sudo {visible(invocation.command())} record"))
     else:
         first = next(check for check in result.checks if check.required and check.ok is False)
         console.print(Text(f"This host cannot record: {visible(first.name)}, {visible(first.found)}"))

@@ -28,7 +28,8 @@ def command(trace: Path, as_json: bool) -> int:
       path, complete, clean_end, truncated, damaged, problems
       started_ns, ended_ns    wall clock, ns since 1970
       duration_ns             monotonic; a lower bound unless clean_end
-      records                 connections, events and sightings (starts) in the file
+      records                 connections, events and sightings (starts) in the file;
+                              a connection that stays open is recorded several times
       lost                    total and count per cause; total null when unknown
       header, trailer         as written by `tcptrace record`; trailer null when missing
 

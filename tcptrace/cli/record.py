@@ -33,6 +33,10 @@ class _CommandRefused(TcptraceError):
     exit_code = _EXIT_NOT_RUN
 
 
+class _Integer(click.IntRange):
+    name = "integer"  # of which messages say that something is none
+
+
 def _duration(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
@@ -60,7 +64,7 @@ def default_path() -> Path:
     "-d", "--duration", callback=_duration, metavar="TIME", help="Stop after TIME, such as 30s or 5m."
 )
 @click.option(
-    "--port", "ports", type=click.IntRange(1, 65535), multiple=True, metavar="N", help="Local or remote port."
+    "--port", "ports", type=_Integer(1, 65535), multiple=True, metavar="N", help="Local or remote port."
 )
 @click.option(
     "--peer",
@@ -70,9 +74,11 @@ def default_path() -> Path:
     help="Remote address or network; ::/0 takes IPv4 as well.",
 )
 @click.option(
-    "--pid", "pids", type=click.IntRange(1, (1 << 31) - 1), multiple=True, metavar="N", help="Owning process."
+    "--pid", "pids", type=_Integer(1, (1 << 31) - 1), multiple=True, metavar="N", help="Owning process."
 )
-@click.option("--comm", "comms", multiple=True, metavar="NAME", help="Name of the owning process.")
+@click.option(
+    "--comm", "comms", multiple=True, metavar="NAME", help="Its name, of which the kernel keeps 15 bytes."
+)
 @click.option(
     "--netns", "namespaces", multiple=True, metavar="NS", help="Network namespace: inode, name or path."
 )
@@ -125,7 +131,8 @@ def command(
 
     \b
     Exit status: 0 recorded; 1 failure; 2 usage; 3 this host cannot record (see tcptrace doctor);
-    5 recorded, but the kernel or a full buffer lost some of it; with COMMAND, its own when not 0.
+    5 recorded, but the kernel or a full buffer lost some of it; with COMMAND, its own when not 0,
+    127 when there is no such command, 126 when it cannot be run.
     """
     from tcptrace.acquire.filters import Filters
     from tcptrace.acquire.interrupt import interrupts

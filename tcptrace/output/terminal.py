@@ -164,7 +164,8 @@ def _health(out: Console, info: Mapping[str, Any]) -> None:
     )
     _line(
         out,
-        f"  {plural(records['connections'], 'connection record')}, {plural(records['events'], 'event')}",
+        f"  {plural(records['connections'], 'connection record')} (one that stays open has several), "
+        f"{plural(records['events'], 'event')}",
     )
     if info["complete"]:
         _line(out, "  complete: ended cleanly, nothing lost", "green")

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = {"acquire", "trace", "analysis", "output", "lab", "cli"}
-PLAIN = {"errors", "units", "resources"}
+PLAIN = {"errors", "units", "resources", "invocation"}
 
 # Room -> rooms that it may import, besides itself and the plain modules. acquire and analysis meet only in
 # trace; output shows what analysis found, never the other way.

@@ -210,7 +210,7 @@ def test_each_report_package_is_missed_by_name(host: Host, package: str) -> None
     host.monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else object())
     (found,) = host.not_ok().values()
     assert (found.name, found.required, found.found) == ("report packages", False, f"{package} missing")
-    assert found.remedy == "pip install 'tcptrace[report]'"
+    assert found.remedy == f"{sys.executable} -m pip install 'tcptrace[report]'"
     assert preflight.preflight().ready
 
 
