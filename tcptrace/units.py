@@ -86,8 +86,8 @@ def format_count(number: float | None) -> str:
     return UNKNOWN if number is None or number != number else f"{number:,.0f}"
 
 
-def plural(number: float, one: str, many: str | None = None) -> str:
-    """`1 row`, `2 rows`."""
+def plural(number: float | None, one: str, many: str | None = None) -> str:
+    """`1 row`, `2 rows`, `– rows` when it is not known."""
     return f"{format_count(number)} {one if number == 1 else many or one + 's'}"
 
 

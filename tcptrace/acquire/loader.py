@@ -149,7 +149,9 @@ def load(filters: Filters | None = None, buffer_bytes: int = DEFAULT_BUFFER_BYTE
             for key in values:
                 table.update(key, b"\1")
         # Transitions last: a connection seen to close before resets are would be given a wrong reason.
-        hooks = [_attach(object_, fact, missing) for fact in reversed(LIFECYCLE)][::-1]
+        hooks = [
+            _attach(object_, fact, missing, arguments[fact.program] or 0) for fact in reversed(LIFECYCLE)
+        ][::-1]
         return Loaded(object_, hooks, drop_reasons, reset_reasons, buffer_bytes, variant=variant)
     except BaseException:
         object_.close()
@@ -249,7 +251,7 @@ def _explain(error: libbpf.BpfError) -> str:
     return f"{error}, so nothing can be recorded: {_last_words(error.log)} (the whole log is in {file.name})"
 
 
-def _attach(object_: libbpf.Object, fact: Fact, missing: dict[str, str]) -> Hook:
+def _attach(object_: libbpf.Object, fact: Fact, missing: dict[str, str], arguments: int) -> Hook:
     reason = missing.get(fact.program)
     if reason is None:
         program = object_.programs[fact.program]
@@ -258,7 +260,8 @@ def _attach(object_: libbpf.Object, fact: Fact, missing: dict[str, str]) -> Hook
                 program.attach()
             else:
                 program.attach_iterator()
-            return Hook(fact.name, fact.provider, True, None)
+            limitation = fact.limitation if arguments < fact.all_arguments else None
+            return Hook(fact.name, fact.provider, True, limitation)
         except libbpf.BpfError as error:
             reason = str(error)
     if fact.required:

@@ -18,6 +18,8 @@ class Fact:
     consequence: str
     required: bool = False
     arguments: int = 1  # the tracepoint must pass at least so many
+    all_arguments: int = 0  # with fewer than these it gives part of the fact
+    limitation: str = ""  # namely without this
 
     @property
     def tracepoint(self) -> str | None:
@@ -47,6 +49,9 @@ LIFECYCLE = (
         "tp_btf/tcp_send_reset",
         "close_reason is null where this end sent a reset; resets without a connection are not recorded",
         arguments=2,
+        all_arguments=3,  # both came with 6.10
+        limitation="this kernel tells of resets of its own sockets only, so those sent to packets without a "
+        "connection are not recorded",
     ),
     Fact(
         "reset received",
@@ -86,7 +91,7 @@ LIFECYCLE = (
 
 @dataclass(frozen=True)
 class Hook:
-    """What became of one fact in this recording: its provider, or None and why."""
+    """What became of one fact in this recording: its provider, or None; why it is missing, or not whole."""
 
     fact: str
     provider: str | None

@@ -8,12 +8,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tcptrace import __version__
+from tcptrace.analysis import hooks
 from tcptrace.analysis.columns import Ints, bool_array, nullable, plain, rows_with
 from tcptrace.trace.reader import Trace
 from tcptrace.trace.wire import Kind
 
 ROLES = ("active", "passive", "unknown")
-EVENTS = (Kind.RETRANSMIT, Kind.SYNACK_RETRANSMIT, Kind.RESET_SENT, Kind.DROP)
+EVENTS = {
+    Kind.RETRANSMIT: hooks.RETRANSMISSION,
+    Kind.SYNACK_RETRANSMIT: hooks.SYNACK_RETRANSMISSION,
+    Kind.RESET_SENT: hooks.RESET_SENT,
+    Kind.DROP: hooks.DROP,
+}
 
 # Fewer values than this say nothing about the quantile: it is null.
 QUANTILES = {"p50_ns": (50, 1), "p90_ns": (90, 10), "p99_ns": (99, 100)}
@@ -144,11 +150,18 @@ def _retransmits(connections: pa.Table) -> dict[str, int]:
 
 
 def _events(trace: Trace) -> dict[str, Any]:
-    """Rare events by kind; drops and resets by the kernel's name of their reason."""
+    """Rare events by kind, null where the host had no hook for it; reasons by the kernel's name."""
     kind = plain(trace.events, "kind")
-    made: dict[str, Any] = {member.name.lower(): int((kind == member).sum()) for member in EVENTS}
+    made: dict[str, Any] = {
+        member.name.lower(): None if hooks.missing(trace.header, fact) else int((kind == member).sum())
+        for member, fact in EVENTS.items()
+    }
     owned = nullable(trace.events, "connection_id").known
-    made["reset_sent_without_connection"] = int(((kind == Kind.RESET_SENT) & ~owned).sum())
+    made["reset_sent_without_connection"] = (
+        None
+        if hooks.limited(trace.header, hooks.RESET_SENT)
+        else int(((kind == Kind.RESET_SENT) & ~owned).sum())
+    )
     for member, key in ((Kind.DROP, "drop_reasons"), (Kind.RESET_SENT, "reset_reasons")):
         reasons = nullable(trace.events.filter(bool_array(kind == member)), "reason")
         table = trace.header.get(key)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from tcptrace.analysis import hooks
 from tcptrace.output.report_text import share
 from tcptrace.output.terminal import LOSSES, RECURSION
 from tcptrace.trace.reader import Trace
@@ -68,6 +69,8 @@ class Health:
     sysctls: list[tuple[str, str]]
     nics: list[tuple[str, str]]
     drop_reasons: dict[int, str]
+    no_drops: str | None  # why the host could not tell of drops
+    no_stray_resets: str | None  # why it could not tell of resets without a connection
     reset_reasons: dict[int, str]
 
     @property
@@ -139,6 +142,8 @@ def health(trace: Trace) -> Health:
         ],
         nics=[_nic(entry) for entry in _mappings(header.get("nics"))],
         drop_reasons=_names(header.get("drop_reasons")),
+        no_drops=hooks.limited(header, hooks.DROP),
+        no_stray_resets=hooks.limited(header, hooks.RESET_SENT),
         reset_reasons=_names(header.get("reset_reasons")),
     )
 

@@ -197,6 +197,8 @@ def _retransmissions(out: Console, summary: Mapping[str, Any]) -> None:
         f"  {plural(events['reset_sent_without_connection'], 'reset')} sent to packets without a connection, "
         f"{plural(events['drop'], 'packet')} dropped by the kernel",
     )
+    if events["reset_sent_without_connection"] is None or events["drop"] is None:
+        _line(out, "  – could not be observed on that host: `tcptrace info` says why")
     for key in ("drop_reasons", "reset_reasons"):
         for name, count in events[key].items():
             _line(out, f"    {format_count(count):>8}  {key.split('_')[0]}: {visible(name)}")

@@ -312,6 +312,17 @@ def test_a_kernel_whose_tracepoint_gives_no_reason(kernel: type[Kernel]) -> None
     assert reason.startswith("this kernel's tracepoint kfree_skb does not give the reason, so ")
 
 
+def test_a_kernel_that_tells_of_resets_of_its_own_sockets_only(kernel: type[Kernel]) -> None:
+    kernel.without, kernel.arguments = "tcp_send_reset", 2
+    loaded = loader.load(buffer_bytes=SMALL)
+    try:
+        (hook,) = [hook for hook in loaded.hooks if hook.reason]
+    finally:
+        loaded.close()
+    assert (hook.fact, hook.provider, hook.exact) == ("reset sent", "tp_btf/tcp_send_reset", True)
+    assert hook.reason is not None and "without a connection are not recorded" in hook.reason
+
+
 def test_no_libbpf(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libbpf, "LIBRARY", "libbpf.so.1-is-not-here")
     monkeypatch.setattr(libbpf, "library", libbpf.library.__wrapped__)

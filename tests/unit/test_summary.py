@@ -147,6 +147,20 @@ def test_retransmits_and_events(tmp_path: Path) -> None:
     }
 
 
+def test_what_the_host_could_not_tell_is_null(tmp_path: Path) -> None:
+    def hook(fact: str, provider: str | None, reason: str | None) -> dict[str, object]:
+        return {"fact": fact, "provider": provider, "exact": provider is not None, "reason": reason}
+
+    hooks = [
+        hook("reset sent", "tp_btf/tcp_send_reset", "only of its own sockets"),
+        hook("drop with a reason", None, "no reason here"),
+        hook("retransmission", "tp_btf/tcp_retransmit_skb", None),
+    ]
+    made = summary(tmp_path, conn(1), header_changes={"hooks": hooks})["events"]
+    assert (made["reset_sent"], made["reset_sent_without_connection"]) == (0, None)
+    assert (made["drop"], made["retransmit"], made["synack_retransmit"]) == (None, 0, 0)
+
+
 def test_sightings_count_only_without_a_record(tmp_path: Path) -> None:
     made = summary(
         tmp_path,
