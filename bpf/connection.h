@@ -253,7 +253,7 @@ static __always_inline void tt_settle(struct sock *sk, struct tt_socket *s)
 	} else if (s->reset_sent) {
 		s->close_reason = TT_CLOSE_RESET_SENT;
 		s->initiator = s->initiator ?: TT_INITIATOR_LOCAL;
-	} else if (TT_READ(sk, sk_err) == ETIMEDOUT) {
+	} else if (TT_READ(sk, sk_err) == ETIMEDOUT || s->had_error) {
 		s->close_reason = TT_CLOSE_TIMEOUT;
 	} else if (s->state == TCP_FIN_WAIT2 || s->state == TCP_LAST_ACK ||
 		   s->state == TCP_CLOSING || (s->state == TCP_FIN_WAIT1 && tt_fin_received(sk))) {
@@ -309,10 +309,12 @@ static __always_inline void tt_close(struct sock *sk, struct tt_socket *s, int o
 	} else if (old == TCP_CLOSING || old == TCP_LAST_ACK ||
 		   (old == TCP_FIN_WAIT2 && tt_fin_received(sk))) {
 		s->close_reason = TT_CLOSE_FIN;
-	} else if (err) {
+	} else if (err && !TT_READ(sk, sk_lock.owned)) {
 		s->close_reason = TT_CLOSE_TIMEOUT; /* tcp_write_err() with an earlier ICMP error */
 	} else if (!tp || !tt_in_repair(tp)) { /* else no reset follows, and all is wiped next */
 		s->pending = 1;
+		/* of a timer that had to wait for the lock, or left by IP_RECVERR: a reset will tell */
+		s->had_error = err != 0;
 		tt_owner(sk, s);
 		return;
 	}

@@ -36,8 +36,9 @@ struct tt_socket {
 	__u8 done;    /* the record has left */
 	__u8 journaled;
 	__u8 retransmits_unknown;
-	__u8 restored; /* put into ESTABLISHED by TCP_REPAIR: no handshake took place */
-	__u8 pad[17];  /* whole cache lines */
+	__u8 restored;  /* put into ESTABLISHED by TCP_REPAIR: no handshake took place */
+	__u8 had_error; /* closed with an error that may be an older one's */
+	__u8 pad[16];   /* whole cache lines */
 };
 
 struct tt_counters {

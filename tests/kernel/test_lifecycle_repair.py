@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import select
 import shutil
 import socket
+import struct
 
 import pytest
 
 from conftest import require
-from drive import SERVER, agreed, pair_of, receive
+from drive import SERVER, agreed, linger_zero, pair_of, poll, receive, state_of
 from recording import POSITIVE, STATE_TIMES, Between, Recording, expect, finished, never_established, only
 from scene import Record, Wired
 from tcptrace.lab.namespaces import SIDE_A, SIDE_B, Namespace
 
-TCP_REPAIR = 19
+TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ = 19, 20, 21
+TCP_SEND_QUEUE, TCP_REPAIR_OFF_NO_WP = 2, -1
+IP_RECVERR = 11
 AWAY = {"close_reason": None, "initiator": None}
 """Nobody has closed it: it may live on elsewhere."""
 
@@ -88,3 +92,36 @@ def test_a_connect_that_the_administrator_aborts_was_not_refused(wired: Wired, r
             a, **aborted, remote_addr=nobody, syn_sent_ns=Between(0, 10**10), syn_retransmits=0
         ),
     )
+
+
+def unreachable(space: Namespace, client: socket.socket, port: int) -> None:
+    """An ICMP error from SIDE_B about what this client of SIDE_A:port has sent (RFC 792)."""
+    client.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    client.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)
+    sequence = client.getsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ) & 0xFFFFFFFF
+    client.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
+    ends_of_it = socket.inet_aton(SIDE_A.ipv4) + socket.inet_aton(SIDE_B.ipv4)
+    about = struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0, 64, socket.IPPROTO_TCP, 0) + ends_of_it
+    about += struct.pack("!HHII8x", port, SERVER, sequence, 0)
+    words = struct.pack("!BBHI", 3, 1, 0, 0) + about
+    total = sum(struct.unpack(f"!{len(words) // 2}H", words))
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    with space.run(socket.socket, socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+        raw.sendto(words[:2] + struct.pack("!H", checksum) + words[4:], (SIDE_A.ipv4, 0))
+    poll(lambda: bool(select.select([client], [], [], 0)[0]), "an error on the socket")
+
+
+def test_an_abort_after_an_icmp_error_is_no_timeout(wired: Wired, record: Record) -> None:
+    """IP_RECVERR leaves the error on a connection that goes on."""
+    a, b = wired
+    recording = record("--port", SERVER)
+    client, server = pair_of(a, b)
+    with server:
+        client.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        unreachable(b, client, client.getsockname()[1])
+        assert state_of(client) == "established"
+        linger_zero(client)
+        client.close()
+    row = only(rows_in(recording, a))
+    assert (row["close_reason"], row["initiator"]) == ("reset_sent", "local")
