@@ -162,11 +162,9 @@ def _health(out: Console, info: Mapping[str, Any]) -> None:
         f"  {_words(header.get('hostname'))}, kernel {_words(_map(header.get('kernel')).get('release'))}, "
         f"{instant_text(info['started_ns'])} UTC, for {at_least}{duration}",
     )
-    _line(
-        out,
-        f"  {plural(records['connections'], 'connection record')} (one that stays open has several), "
-        f"{plural(records['events'], 'event')}",
-    )
+    connections, events = records["connections"], records["events"]
+    again = " (one that stays open has several)" if connections else ""
+    _line(out, f"  {plural(connections, 'connection record')}{again}, {plural(events, 'event')}")
     if info["complete"]:
         _line(out, "  complete: ended cleanly, nothing lost", "green")
         return
