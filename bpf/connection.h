@@ -311,6 +311,8 @@ static __always_inline void tt_close(struct sock *sk, struct tt_socket *s, int o
 		s->close_reason = TT_CLOSE_FIN;
 	} else if (err && !TT_READ(sk, sk_lock.owned)) {
 		s->close_reason = TT_CLOSE_TIMEOUT; /* tcp_write_err() with an earlier ICMP error */
+	} else if (!TT_CONFIG(has_send_reset)) {
+		tt_owner(sk, s); /* nothing will tell, and tcp_disconnect() wipes the socket next */
 	} else if (!tp || !tt_in_repair(tp)) { /* else no reset follows, and all is wiped next */
 		s->pending = 1;
 		/* of a timer that had to wait for the lock, or left by IP_RECVERR: a reset will tell */

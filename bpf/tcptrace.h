@@ -193,6 +193,7 @@ struct tt_config {
 	__u8 use_hash;   /* per-socket state in a hash, for kernels without socket storage here */
 	__u8 has_cookie; /* bpf_get_socket_cookie may be called */
 	__u8 has_retransmit_err; /* tcp_retransmit_skb tells failed retransmissions apart */
+	__u8 has_send_reset;     /* tcp_send_reset is attached: an abort waits for it */
 	__u8 has_reset_reason;   /* tcp_send_reset gives a reason */
 	__u8 has_drop_socket;    /* kfree_skb gives the receiving socket */
 	__u8 filter_port;
@@ -200,7 +201,6 @@ struct tt_config {
 	__u8 filter_pid;
 	__u8 filter_comm;
 	__u8 filter_netns;
-	__u8 pad0[1];
 	__u64 drop_reasons[4]; /* bit n: drops with reason n are recorded */
 };
 

@@ -206,6 +206,7 @@ def _load_variant(
         config[name] = value
     refused: dict[str, str] = {}
     while True:
+        config["has_send_reset"] = "tcp_send_reset" not in missing and "tcp_send_reset" not in refused
         object_ = libbpf.Object(resources.bpf_object("lifecycle"))
         try:
             object_.set_initial_value(".rodata.config", config.tobytes())
