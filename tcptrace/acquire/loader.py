@@ -56,7 +56,9 @@ class Loaded:
         self.connections = Ring(self.object.map("connections").fd, self.buffer_bytes, wire.CONNECTION)
         self.events = Ring(self.object.map("events").fd, self.buffer_bytes, wire.EVENT)
         self._counters = self.object.map("counters")
-        self._control = self.object.map("control")
+        self._control = np.frombuffer(
+            mmap.mmap(self.object.map("control").fd, mmap.PAGESIZE, mmap.MAP_SHARED), wire.CONTROL, 1
+        )
         self._cpus = libbpf.possible_cpus()
         self._journal = self.object.map("journal")
         self._journal_bytes = self._journal.info()["max_entries"] * wire.JOURNAL.itemsize
@@ -80,12 +82,9 @@ class Loaded:
                 raise
 
     def control(self, **values: int) -> None:
-        """Changes fields of struct tt_control; the others keep their values."""
-        raw = self._control.lookup(bytes(4), wire.CONTROL.itemsize)
-        control = np.frombuffer(raw, wire.CONTROL).copy()
+        """Writes fields of struct tt_control in place: the programs write others of them meanwhile."""
         for name, value in values.items():
-            control[name] = value
-        self._control.update(bytes(4), control.tobytes())
+            self._control[name] = value
 
     def counters(self) -> dict[Counter, int]:
         """Every counter, summed over the CPUs."""
