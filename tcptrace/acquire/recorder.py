@@ -94,7 +94,7 @@ class Recorder:
         if programs.can_walk:
             programs.set_holders(seed.holders())
             walk = self._walk()
-            seeded.update(namespaces=walk.namespaces, failed=walk.failed)
+            seeded.update(namespaces=len(walk.inodes), inodes=walk.inodes, failed=walk.failed)
             seeded["connections"] = programs.counters()[Counter.COUNT_SEEDED]
         programs.control(seeded=1)
         seeded["monotonic_ns"] = time.monotonic_ns()

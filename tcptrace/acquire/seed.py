@@ -28,7 +28,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Walk:
     """The namespaces that were entered, and those that were not and why."""
 
-    namespaces: int = 0
+    inodes: list[int] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
 
@@ -128,7 +128,7 @@ def walk(run: Callable[[], None]) -> Walk:
                         continue
                     here = inode
                     run()
-                    result.namespaces += 1
+                    result.inodes.append(inode)
                 finally:
                     os.close(fd)
             if not gone:

@@ -47,6 +47,7 @@ def connections(trace: Trace) -> pa.Table:
 
     left_censored: open before the recording began. A connection that the kernel hid from us at first but
     that began later is not: only its role is `unknown` and its start, handshake and state times are null.
+    Null where that cannot be told: in a namespace that was not entered, or when only a sighting is left.
     right_censored: open when the recording ended, or was cut.
     """
     records = with_sightings(trace.connections, trace.events)
@@ -59,11 +60,15 @@ def connections(trace: Trace) -> pa.Table:
     first_missed = (flags & Flag.FIRST_MISSED) != 0
     before = first_missed & (((flags & Flag.SEEDED) != 0) | (seen <= _seeded_ns(trace)))
     skipped = first_missed & ~before
+    # not known of a namespace that no walk entered, nor of a sighting of unknown birth
+    unsure = skipped & ~_walked(trace, plain(raw, "netns"))
+    broken = (flags & Flag.STATES_BROKEN) != 0
+    unsure |= ~first_missed & broken & (columns["role"].values == Role.UNKNOWN)
     for name in ("started_ns", "handshake_ns", *STATE_TIMES):
         columns[name].forget(skipped)
     columns["role"].values[skipped] = Role.UNKNOWN
     for name in STATE_TIMES:
-        columns[name].forget((flags & Flag.STATES_BROKEN) != 0)
+        columns[name].forget(broken)
 
     _time_repeated_synacks(raw, columns, trace.events, seen)
     _amend_resets(columns, trace.events)
@@ -89,7 +94,7 @@ def connections(trace: Trace) -> pa.Table:
         "congestion_control": by_distinct(raw["congestion_control"], name_text),
         "time_wait_ns": nothing.array(),
         "time_wait_exact": nothing.array(pa.bool_()),
-        "left_censored": bool_array(before),
+        "left_censored": Nullable(before.astype(np.int64), ~unsure).array(pa.bool_()),
         "right_censored": bool_array(is_open),
     }
     for field in CONNECTIONS:
@@ -189,6 +194,15 @@ def _amend_resets(columns: dict[str, Nullable], events: pa.Table) -> None:
     columns["close_reason"].values[rows] = CloseReason.RESET_SENT
     unset = rows & (columns["initiator"].values == Initiator.UNKNOWN)
     columns["initiator"].values[unset] = Initiator.LOCAL
+
+
+def _walked(trace: Trace, netns: Ints) -> np.ndarray:
+    """Whether each namespace was entered when what is open was listed; true where the file does not say."""
+    seeded = trace.header.get("seeded")
+    inodes = seeded.get("inodes") if isinstance(seeded, dict) else None
+    if not isinstance(inodes, list):
+        return np.ones(len(netns), np.bool_)
+    return np.isin(netns, [inode for inode in inodes if isinstance(inode, int) and 0 <= inode < 1 << 32])
 
 
 def _seeded_ns(trace: Trace) -> int:

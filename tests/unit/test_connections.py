@@ -216,6 +216,23 @@ def test_left_censored(tmp_path: Path, flags: int, seen: int, left: bool) -> Non
     assert row(tmp_path, conn(flags=flags, seen_ns=seen))["left_censored"] is left
 
 
+@pytest.mark.parametrize(("off", "left"), [(0, False), (1, None)])
+def test_in_a_namespace_that_was_not_walked_nobody_knows_what_was_open_before(
+    tmp_path: Path, off: int, left: bool | None
+) -> None:
+    record = conn(flags=Flag.FIRST_MISSED, seen_ns=AFTER)
+    seeded = {"seeded": {"monotonic_ns": SEEDED, "inodes": [int(record["netns"][0]) + off]}}
+    assert row(tmp_path, record, header_changes=seeded)["left_censored"] is left
+
+
+@pytest.mark.parametrize(("role", "left"), [(Role.UNKNOWN, None), (Role.PASSIVE, False)])
+def test_a_sighting_of_unknown_birth_may_have_been_open_before(
+    tmp_path: Path, role: Role, left: bool | None
+) -> None:
+    sighting = event(Kind.SIGHTING, connection_id=9, role=role, first_sent_ns=-1)
+    assert row(tmp_path, events=(sighting,))["left_censored"] is left
+
+
 def test_a_start_that_the_kernel_hid_is_unknown_not_censored(tmp_path: Path) -> None:
     got = row(tmp_path, conn(flags=Flag.FIRST_MISSED, seen_ns=AFTER))
     assert got["left_censored"] is False

@@ -1,5 +1,6 @@
 """What lies outside the package is found from a checkout and from an installed wheel."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -62,6 +63,26 @@ def test_checkout_finds_sources_and_pages() -> None:
 def test_checkout_finds_the_compiled_object() -> None:
     for path in OBJECTS:
         assert resources.bpf_object(path.name.removesuffix(".bpf.o")) == path
+
+
+def test_an_object_older_than_its_sources_is_refused(tmp_path: Path) -> None:
+    """It would be loaded and record nothing, or nonsense."""
+    built = tmp_path / "build" / platform.machine() / "lifecycle.bpf.o"
+    source, other = tmp_path / "bpf" / "state.h", tmp_path / "bpf" / "unused.h"
+    for path in (built, source, other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        os.utime(path, (1000, 1000))
+    rule = "build/lifecycle.bpf.o: bpf/gone.h \\\n  bpf/state.h\nbpf/state.h:\n"
+    (tmp_path / "build" / "lifecycle.bpf.d").write_text(rule)
+    os.utime(other, (2000, 2000))
+    package = tmp_path / "tcptrace"
+    assert resources.bpf_object("lifecycle", package=package) == built
+    os.utime(source, (1001, 1001))
+    with pytest.raises(HostError, match=r"older than bpf/state\.h: run `make bpf`"):
+        resources.bpf_object("lifecycle", package=package)
+    os.utime(built, (1001, 1001))
+    assert resources.bpf_object("lifecycle", package=package) == built
 
 
 def test_an_object_that_was_not_built_is_a_host_error_that_says_what_to_type(tmp_path: Path) -> None:
