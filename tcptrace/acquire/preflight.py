@@ -142,7 +142,7 @@ def _programs() -> Check:
     try:
         return Check("eBPF programs", True, True, str(resources.bpf_object("lifecycle")))
     except HostError as error:
-        return Check("eBPF programs", False, True, str(error), "there is nothing to load", "make setup")
+        return Check("eBPF programs", False, True, str(error), "nothing can be loaded", "make setup")
 
 
 def _lockdown() -> Check:

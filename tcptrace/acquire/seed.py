@@ -56,8 +56,8 @@ def _unescape(path: str) -> str:
 def namespaces() -> dict[int, str]:
     """inode -> a path to it, for each network namespace that a process or a mount keeps alive.
 
-    One that only an open descriptor or a socket keeps alive is not found; its connections that never
-    close show as `unaccounted` among the losses.
+    One that only an open descriptor or a socket keeps alive is not found. Its connections are met when
+    something happens to them; whether they were open before is then not known (left_censored is null).
     """
     found: dict[int, str] = {}
     for path in _candidates():
