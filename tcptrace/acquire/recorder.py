@@ -148,7 +148,6 @@ class Recorder:
     def poll(self) -> None:
         """Moves what the rings hold into the trace; walks the sockets when it is time."""
         assert self._writer is not None
-        self._priority.adapt(max(self._programs.connections.fill(), self._programs.events.fill()))
         self._drain()
         if self._programs.can_walk and time.monotonic() >= self._next_walk:
             self._walk()
@@ -168,6 +167,7 @@ class Recorder:
                     if pause <= 0:
                         return
                 selector.select(pause)
+                self._priority.adapt(max(self._programs.connections.fill(), self._programs.events.fill()))
                 self.poll()
                 progress(self.progress(time.monotonic() - begun))
 

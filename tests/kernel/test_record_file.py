@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -215,6 +217,7 @@ def test_a_full_disk_is_said_and_what_was_written_can_be_read(tiny: Path, wired:
         [*COMMAND, "record", "-o", str(path), "--netns", str(b.inode), "--", "sh", "-c", script],
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     try:
         assert process.stderr and process.stderr.readline().startswith("recording")
@@ -225,7 +228,8 @@ def test_a_full_disk_is_said_and_what_was_written_can_be_read(tiny: Path, wired:
             made += connect_until(a, listener, lambda: process.poll() is not None)
         error = process.stderr.read()
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the command holds stderr open, too
         process.communicate()
     assert process.returncode == EXIT_FAILURE, error
     assert error.splitlines()[-1] == f"tcptrace: cannot write {path}: No space left on device", error
