@@ -224,7 +224,7 @@ def test_a_full_disk_is_said_and_what_was_written_can_be_read(tiny: Path, wired:
         with listen(b) as listener:
             made = connect_until(a, listener, lambda: path.stat().st_size > 50_000)
             # the next batch does not fit
-            (tiny / "rest").write_bytes(bytes(_free(tiny)))
+            _fill(tiny)
             made += connect_until(a, listener, lambda: process.poll() is not None)
         error = process.stderr.read()
     finally:
@@ -244,13 +244,15 @@ def test_a_full_disk_is_said_and_what_was_written_can_be_read(tiny: Path, wired:
     assert len({row["connection_id"] for row in rows}) == len(rows)
 
 
-def _free(place: Path) -> int:
-    found = os.statvfs(place)
-    return found.f_bavail * found.f_bsize
+def _fill(place: Path) -> None:
+    """Takes all that is free, also while somebody else takes some of it."""
+    with (place / "rest").open("wb", buffering=0) as rest, contextlib.suppress(OSError):
+        while rest.write(bytes(4096)):
+            pass
 
 
 def test_a_disk_that_is_full_from_the_start(tiny: Path, space: Namespace) -> None:
-    (tiny / "rest").write_bytes(bytes(_free(tiny)))
+    _fill(tiny)
     path = tiny / "full.tct"
     done = run("record", "-o", str(path), "-d", "100ms", "--netns", str(space.inode))
     assert done.returncode == EXIT_FAILURE
