@@ -228,6 +228,9 @@ static __always_inline int tt_emit(struct sock *sk, struct tt_socket *s, __u8 cl
 	__builtin_memcpy(r->comm, s->comm, sizeof(r->comm));
 	__builtin_memset(r->pad0, 0, sizeof(r->pad0));
 	__builtin_memset(r->pad1, 0, sizeof(r->pad1));
+	r->held_nagle_ns = r->held_cork_ns = r->held_cwnd_ns = r->held_rwnd_ns = -1;
+	r->held_pacing_ns = r->held_sndbuf_ns = r->unread_ns = r->min_sample_ns = -1;
+	r->exchanges = r->pipelined = -1;
 	__builtin_memset(r->congestion_control, 0, sizeof(r->congestion_control));
 	const struct tcp_congestion_ops *ca = TT_READ(&tp->inet_conn, icsk_ca_ops);
 

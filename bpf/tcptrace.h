@@ -14,7 +14,7 @@
 #define TCPTRACE_H
 
 /* Raised when a record's layout or meaning changes; stored in every trace. */
-enum tt_wire { TT_WIRE_VERSION = 1 };
+enum tt_wire { TT_WIRE_VERSION = 2 };
 
 #define TT_COMM_LEN 16
 #define TT_ADDR_LEN 16
@@ -26,6 +26,24 @@ enum tt_kind {
 	TT_KIND_RESET_SENT = 4, /* for a packet without a connection, or after its record left */
 	TT_KIND_DROP = 5,       /* the kernel freed a TCP packet and said why */
 	TT_KIND_SIGHTING = 6,   /* a connection was seen; its own record may never come */
+	TT_KIND_EXCHANGE = 7,   /* one request and its answer, as one end saw them */
+	TT_KIND_EXCHANGES = 8,  /* the sums over exchanges that have no record of their own */
+};
+
+/* Which end of an exchange: the one that wrote first, or the one that answered. */
+enum tt_side {
+	TT_SIDE_CLIENT = 1,
+	TT_SIDE_SERVER = 2,
+};
+
+enum tt_exchange_flag {
+	TT_EXCHANGE_DELAYED_ACK =
+		1, /* this end acknowledged 30-210 ms late, with a segment of its own */
+	TT_EXCHANGE_HOLD_AMBIGUOUS = 2, /* nagle_ns or cork_ns: MSG_MORE could not be seen */
+	TT_EXCHANGE_RTO = 4,            /* kinds of the retransmissions of this end's bytes */
+	TT_EXCHANGE_FAST = 8,
+	TT_EXCHANGE_TLP = 16,
+	TT_EXCHANGE_SMALL_QUEUE = 32, /* part of pacing_ns was TCP small queues or autocorking */
 };
 
 enum tt_role {
@@ -119,7 +137,56 @@ struct tt_connection {
 	__s8 ecn;
 	__s8 tfo;
 	__u8 pad0[5];
-	__u64 pad1[28];
+	/* how long unsent bytes were held, by cause, over the whole connection */
+	__s64 held_nagle_ns;
+	__s64 held_cork_ns;
+	__s64 held_cwnd_ns;
+	__s64 held_rwnd_ns;
+	__s64 held_pacing_ns;
+	__s64 held_sndbuf_ns;
+	__s64 unread_ns;     /* how long received bytes waited for a read, while any did */
+	__s64 min_sample_ns; /* least time from data handed to the device to its own ACK's arrival */
+	__s32 exchanges;     /* complete turns */
+	__s32 pipelined;     /* changes of direction that were no turns */
+	__u64 pad1[19];
+};
+
+/* One exchange as one end saw it; or, for TT_KIND_EXCHANGES, sums over several of one connection and side.
+ * Every stage is the difference of two instants, -1 when one of them was not observed. */
+struct tt_exchange {
+	__u8 kind;
+	__u8 side;
+	__u8 flags; /* enum tt_exchange_flag */
+	__u8 pad0;
+	__u32 seq; /* counts the exchanges of a connection from 0 */
+	__u64 connection_id;
+	__s64 started_ns;
+	__s64 total_ns;
+	__s64 app_ns;
+	__s64 sndbuf_ns;
+	__s64 nagle_ns;
+	__s64 cork_ns;
+	__s64 cwnd_ns;
+	__s64 rwnd_ns;
+	__s64 pacing_ns;
+	__s64 kernel_tx_ns;
+	__s64 loss_recovery_ns;
+	__s64 wire_ns; /* client: request last handed to the device -> answer arrived; network and peer */
+	__s64 kernel_rx_ns;
+	__s64 wakeup_ns;
+	__s64 app_late_ns;
+	__s64 transfer_ns;
+	__s64 residence_ns; /* server: last byte of the request arrived -> first of the answer to the device */
+	__s64 release_ns; /* a Nagle hold's end: the releasing ACK after the transmission it acknowledges */
+	__u64 request_bytes;
+	__u64 response_bytes;
+	__s32 writes;
+	__s32 reads;
+	__s32 retransmits; /* of this end's bytes */
+	__u32 request_end; /* TCP sequence number behind the request's last byte, the same at both ends */
+	__u32 summed; /* how many exchanges: 1, or more for sums */
+	__u8 pad1[4];
+	__u64 pad2[6];
 };
 
 /* A rare event. Fields that a kind does not have are -1. */
@@ -166,6 +233,7 @@ struct tt_journal {
 _Static_assert(sizeof(struct tt_journal) == 64, "cache line");
 _Static_assert(sizeof(struct tt_connection) + 8 == 512, "ring slot");
 _Static_assert(sizeof(struct tt_event) + 8 == 128, "ring slot");
+_Static_assert(sizeof(struct tt_exchange) + 8 == 256, "ring slot");
 
 /* Per-CPU counters. The first group is what was lost; the trace keeps every one by its name. */
 enum tt_counter {
@@ -182,7 +250,12 @@ enum tt_counter {
 	TT_COUNT_DISPLACED = 9, /* sightings emitted because another connection needed the slot */
 	TT_COUNT_REGAINED = 10, /* of these, connections that ended with a record all the same */
 	TT_COUNT_SEEDED = 11,   /* connections that the first walk met first */
-	TT_COUNTERS = 12,
+	TT_LOST_EXCHANGE_RING =
+		12, /* sums over exchanges found the ring full: their time is missing */
+	TT_COUNT_EXCHANGES = 13, /* exchange records emitted, sums among them */
+	TT_COUNT_SINGLE = 14,    /* exchanges that have a record of their own */
+	TT_COUNT_SUMMED = 15, /* exchanges that are in sums alone: the ring was too full for each */
+	TT_COUNTERS = 16,
 };
 
 /* What user space decides before the programs are loaded. Constant to the verifier: what is switched
@@ -201,16 +274,30 @@ struct tt_config {
 	__u8 filter_pid;
 	__u8 filter_comm;
 	__u8 filter_netns;
+	__u8 budget;         /* exchanges are timed */
+	__u8 has_write;      /* a write shows when it enters */
+	__u8 has_write_end;  /* and when it returns */
+	__u8 has_departure;  /* packets show when they are handed to the device */
+	__u8 has_arrival;    /* received packets carry the time of their arrival */
+	__u8 has_segment;    /* received segments show when they reach TCP */
+	__u8 has_ready;      /* the data's readiness shows */
+	__u8 has_read;       /* a read shows */
+	__u8 has_read_end;   /* and when it returns */
+	__u8 has_retransmit; /* data retransmissions show */
+	__u8 has_run_delay;  /* a task knows how long it has waited for a CPU */
+	__u8 pad0[5];
 	__u64 drop_reasons[4]; /* bit n: drops with reason n are recorded */
 };
 
 /* Written by user space while the programs run, and by the walk. */
 struct tt_control {
-	__u64 stopping;      /* no new connection is tracked any more */
-	__u64 seeded;        /* the first walk is complete */
-	__u64 interval_ns;   /* between two interim records of one open connection */
-	__u64 spilled;       /* the table was full once: look further, too */
-	__u64 first_jiffies; /* set by the first walk: what happened before is not ours */
+	__u64 stopping;           /* no new connection is tracked any more */
+	__u64 seeded;             /* the first walk is complete */
+	__u64 interval_ns;        /* between two interim records of one open connection */
+	__u64 spilled;            /* the table was full once: look further, too */
+	__u64 first_jiffies;      /* set by the first walk: what happened before is not ours */
+	__s64 realtime_offset_ns; /* CLOCK_REALTIME - CLOCK_MONOTONIC; 0: not known */
+	__u64 sampling;           /* one exchange in 2^sampling has a record of its own */
 };
 
 /* Who holds a socket's file, found in /proc before a walk; the key is the inode. */

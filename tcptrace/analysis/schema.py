@@ -1,6 +1,8 @@
-"""The columns of the table `connections`, in order."""
+"""The columns of the tables `connections` and `exchanges`, in order."""
 
 import pyarrow as pa
+
+from tcptrace.analysis.stages import STAGES
 
 # started_ns and ended_ns are wall clock (ns since 1970), every other _ns is a duration. Null: not observed.
 CONNECTIONS = pa.schema(
@@ -55,6 +57,40 @@ CONNECTIONS = pa.schema(
         ("left_censored", pa.bool_()),
         ("right_censored", pa.bool_()),
         ("state", pa.string()),
+        ("pattern", pa.string()),
+        ("exchanges", pa.int64()),
+        ("pipelined", pa.int64()),
+        ("held_nagle_ns", pa.int64()),
+        ("held_cork_ns", pa.int64()),
+        ("held_cwnd_ns", pa.int64()),
+        ("held_rwnd_ns", pa.int64()),
+        ("held_pacing_ns", pa.int64()),
+        ("held_sndbuf_ns", pa.int64()),
+        ("unread_ns", pa.int64()),
+    ]
+)
+
+# One row per turn and end. The stages and unattributed_ns add up to total_ns, nulls counting 0.
+EXCHANGES = pa.schema(
+    [
+        ("connection_id", pa.int64()),
+        ("seq", pa.int64()),
+        ("side", pa.string()),
+        ("started_ns", pa.int64()),
+        ("total_ns", pa.int64()),
+        *((stage, pa.int64()) for stage in STAGES),
+        ("unattributed_ns", pa.int64()),
+        ("network_exact", pa.bool_()),
+        ("delayed_ack", pa.bool_()),
+        ("hold_ambiguous", pa.bool_()),
+        ("request_bytes", pa.int64()),
+        ("response_bytes", pa.int64()),
+        ("writes", pa.int64()),
+        ("reads", pa.int64()),
+        ("retransmits", pa.int64()),
+        ("retransmit_kind", pa.string()),
+        ("peer_connection_id", pa.int64()),
+        ("peer_seq", pa.int64()),
     ]
 )
 

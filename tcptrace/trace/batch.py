@@ -51,9 +51,17 @@ def column_names(dtype: np.dtype[np.void]) -> tuple[str, ...]:
     return tuple(field.name for field in SCHEMA if field.name in own)
 
 
+ROWS: dict[str, np.dtype[np.void]] = {
+    "connection": wire.CONNECTION,
+    "event": wire.EVENT,
+    "exchange": wire.EXCHANGE,
+}
+"""The record types that a batch can be of, by the name it has in the file."""
+
+
 def _schema() -> pa.Schema:
-    both = {**_exported(wire.CONNECTION), **_exported(wire.EVENT)}
-    types = {name: pa.binary(BYTES) if is_bytes else pa.int64() for name, (_, is_bytes) in both.items()}
+    union = {name: is_bytes for dtype in ROWS.values() for name, (_, is_bytes) in _exported(dtype).items()}
+    types = {name: pa.binary(BYTES) if is_bytes else pa.int64() for name, is_bytes in union.items()}
     return pa.schema(list(types.items()))
 
 

@@ -19,11 +19,15 @@ import pyarrow.compute as pc
 
 from tcptrace.errors import TraceError
 from tcptrace.trace import FORMAT, FORMAT_VERSION, frame, wire
-from tcptrace.trace.batch import MAX_ROWS, SCHEMA, column_names, nullable
+from tcptrace.trace.batch import MAX_ROWS, ROWS, SCHEMA, column_names, nullable
 from tcptrace.trace.writer import HEADER_KEY, TRAILER_KEY
 
-_CONNECTION = "connection"
-_DTYPES = {_CONNECTION: wire.CONNECTION, "event": wire.EVENT}
+# First and last kind of the rows of each type.
+_KINDS = {
+    "connection": (wire.Kind.CONNECTION, wire.Kind.CONNECTION),
+    "event": (wire.Kind.RETRANSMIT, wire.Kind.SIGHTING),
+    "exchange": (wire.Kind.EXCHANGE, wire.Kind.EXCHANGES),
+}
 _ROWS_PER_CHUNK = 4096
 _INT64_MAX = (1 << 63) - 1
 
@@ -38,17 +42,19 @@ _ARROW_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError)
 class Trace:
     """What a file holds.
 
-    `connections` and `events` have the columns of their record (wire.CONNECTION, wire.EVENT): int64 and
-    16 raw bytes, unknown is null, times are CLOCK_MONOTONIC ns. One connection may have several rows, in
-    order of time: interim ones while it was open, then its end. `losses` counts lost records by cause, as
-    far as the recording came to say so. `truncated`: the file ends before its recording did. `damaged`: what
-    is wrong from some place on. `clocks`: (monotonic ns, realtime ns) pairs in ascending order.
+    `connections`, `events` and `exchanges` have the columns of their record (wire.CONNECTION, wire.EVENT,
+    wire.EXCHANGE): int64 and 16 raw bytes, unknown is null, times are CLOCK_MONOTONIC ns. One connection may
+    have several rows, in order of time: interim ones while it was open, then its end. `losses` counts lost
+    records by cause, as far as the recording came to say so. `truncated`: the file ends before its recording
+    did. `damaged`: what is wrong from some place on. `clocks`: (monotonic ns, realtime ns) pairs in ascending
+    order.
     """
 
     path: Path
     header: dict[str, Any]
     connections: pa.Table
     events: pa.Table
+    exchanges: pa.Table
     losses: dict[str, int]
     trailer: dict[str, Any] | None
     clean_end: bool
@@ -82,7 +88,7 @@ class _Damage(Exception):
 class _Parts:
     """What was read so far."""
 
-    batches: dict[str, list[pa.RecordBatch]] = field(default_factory=lambda: {name: [] for name in _DTYPES})
+    batches: dict[str, list[pa.RecordBatch]] = field(default_factory=lambda: {name: [] for name in ROWS})
     clocks: list[tuple[int, int]] = field(default_factory=list)
     trailer: dict[str, Any] | None = None
     messages: int = 1  # the schema is number 0
@@ -90,7 +96,7 @@ class _Parts:
     damaged: str | None = None
 
     def table(self, name: str) -> pa.Table:
-        columns = column_names(_DTYPES[name])
+        columns = column_names(ROWS[name])
         schema = pa.schema([SCHEMA.field(column) for column in columns])
         table = pa.Table.from_batches(self.batches[name], schema)
         # Hours of a quiet host are thousands of batches of a few rows: slow to compute with.
@@ -116,8 +122,9 @@ def read(path: Path | str) -> Trace:
     return Trace(
         path=path,
         header=header,
-        connections=parts.table(_CONNECTION),
+        connections=parts.table("connection"),
         events=parts.table("event"),
+        exchanges=parts.table("exchange"),
         losses=trailer["losses"] if trailer else {},
         trailer=trailer,
         clean_end=trailer is not None and trailer["clean"] and not parts.truncated,
@@ -238,7 +245,7 @@ def _take(schema_message: bytes, message: bytes, trace_id: str, parts: _Parts) -
     rows = metadata.get(b"rows", b"").decode("ascii", "replace")
     if rows == "trailer" and batch.num_rows == 0:
         parts.trailer = _trailer(metadata.get(TRAILER_KEY.encode(), b""))
-    elif rows in _DTYPES:
+    elif rows in ROWS:
         parts.batches[rows].append(_rows(batch, rows))
     else:
         raise _Damage("is of an unknown type")
@@ -247,7 +254,7 @@ def _take(schema_message: bytes, message: bytes, trace_id: str, parts: _Parts) -
 
 def _rows(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
     """The batch with the columns of its record type only, their values checked."""
-    dtype = _DTYPES[name]
+    dtype = ROWS[name]
     batch = batch.select(list(column_names(dtype)))
     if not 0 < batch.num_rows <= MAX_ROWS:
         raise _Damage("has an impossible number of rows")
@@ -255,7 +262,7 @@ def _rows(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
     if any(batch.column(column).null_count for column in known):
         raise _Damage("lacks values that are always known")
     kinds = pc.min_max(batch.column("kind")).as_py()
-    low, high = (1, 1) if name == _CONNECTION else (2, max(wire.Kind))
+    low, high = _KINDS[name]
     if kinds["min"] < low or kinds["max"] > high:
         raise _Damage("holds rows of another type")
     return batch

@@ -18,7 +18,7 @@ def _record(size: int, *fields: tuple[str, str | tuple[str, int], int]) -> np.dt
     )
 
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 
 
 class Kind(IntEnum):
@@ -28,6 +28,22 @@ class Kind(IntEnum):
     RESET_SENT = 4
     DROP = 5
     SIGHTING = 6
+    EXCHANGE = 7
+    EXCHANGES = 8
+
+
+class Side(IntEnum):
+    CLIENT = 1
+    SERVER = 2
+
+
+class ExchangeFlag(IntEnum):
+    DELAYED_ACK = 1
+    HOLD_AMBIGUOUS = 2
+    RTO = 4
+    FAST = 8
+    TLP = 16
+    SMALL_QUEUE = 32
 
 
 class Role(IntEnum):
@@ -79,7 +95,11 @@ class Counter(IntEnum):
     COUNT_DISPLACED = 9
     COUNT_REGAINED = 10
     COUNT_SEEDED = 11
-    COUNTERS = 12
+    LOST_EXCHANGE_RING = 12
+    COUNT_EXCHANGES = 13
+    COUNT_SINGLE = 14
+    COUNT_SUMMED = 15
+    COUNTERS = 16
 
 
 CONNECTION = _record(
@@ -134,7 +154,54 @@ CONNECTION = _record(
     ("ecn", "i1", 273),
     ("tfo", "i1", 274),
     ("pad0", "V5", 275),
-    ("pad1", "V224", 280),
+    ("held_nagle_ns", "<i8", 280),
+    ("held_cork_ns", "<i8", 288),
+    ("held_cwnd_ns", "<i8", 296),
+    ("held_rwnd_ns", "<i8", 304),
+    ("held_pacing_ns", "<i8", 312),
+    ("held_sndbuf_ns", "<i8", 320),
+    ("unread_ns", "<i8", 328),
+    ("min_sample_ns", "<i8", 336),
+    ("exchanges", "<i4", 344),
+    ("pipelined", "<i4", 348),
+    ("pad1", "V152", 352),
+)
+
+EXCHANGE = _record(
+    248,
+    ("kind", "u1", 0),
+    ("side", "u1", 1),
+    ("flags", "u1", 2),
+    ("pad0", "V1", 3),
+    ("seq", "<u4", 4),
+    ("connection_id", "<u8", 8),
+    ("started_ns", "<i8", 16),
+    ("total_ns", "<i8", 24),
+    ("app_ns", "<i8", 32),
+    ("sndbuf_ns", "<i8", 40),
+    ("nagle_ns", "<i8", 48),
+    ("cork_ns", "<i8", 56),
+    ("cwnd_ns", "<i8", 64),
+    ("rwnd_ns", "<i8", 72),
+    ("pacing_ns", "<i8", 80),
+    ("kernel_tx_ns", "<i8", 88),
+    ("loss_recovery_ns", "<i8", 96),
+    ("wire_ns", "<i8", 104),
+    ("kernel_rx_ns", "<i8", 112),
+    ("wakeup_ns", "<i8", 120),
+    ("app_late_ns", "<i8", 128),
+    ("transfer_ns", "<i8", 136),
+    ("residence_ns", "<i8", 144),
+    ("release_ns", "<i8", 152),
+    ("request_bytes", "<u8", 160),
+    ("response_bytes", "<u8", 168),
+    ("writes", "<i4", 176),
+    ("reads", "<i4", 180),
+    ("retransmits", "<i4", 184),
+    ("request_end", "<u4", 188),
+    ("summed", "<u4", 192),
+    ("pad1", "V4", 196),
+    ("pad2", "V48", 200),
 )
 
 EVENT = _record(
@@ -178,7 +245,7 @@ JOURNAL = _record(
 )
 
 CONFIG = _record(
-    48,
+    64,
     ("cpus", "<u4", 0),
     ("use_table", "u1", 4),
     ("use_hash", "u1", 5),
@@ -192,16 +259,30 @@ CONFIG = _record(
     ("filter_pid", "u1", 13),
     ("filter_comm", "u1", 14),
     ("filter_netns", "u1", 15),
-    ("drop_reasons", ("<u8", 4), 16),
+    ("budget", "u1", 16),
+    ("has_write", "u1", 17),
+    ("has_write_end", "u1", 18),
+    ("has_departure", "u1", 19),
+    ("has_arrival", "u1", 20),
+    ("has_segment", "u1", 21),
+    ("has_ready", "u1", 22),
+    ("has_read", "u1", 23),
+    ("has_read_end", "u1", 24),
+    ("has_retransmit", "u1", 25),
+    ("has_run_delay", "u1", 26),
+    ("pad0", "V5", 27),
+    ("drop_reasons", ("<u8", 4), 32),
 )
 
 CONTROL = _record(
-    40,
+    56,
     ("stopping", "<u8", 0),
     ("seeded", "<u8", 8),
     ("interval_ns", "<u8", 16),
     ("spilled", "<u8", 24),
     ("first_jiffies", "<u8", 32),
+    ("realtime_offset_ns", "<i8", 40),
+    ("sampling", "<u8", 48),
 )
 
 HOLDER = _record(

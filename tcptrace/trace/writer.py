@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from tcptrace.errors import TcptraceError
 from tcptrace.trace import FORMAT, FORMAT_VERSION, frame, wire
-from tcptrace.trace.batch import SCHEMA, ColumnBuffer, Records
+from tcptrace.trace.batch import ROWS, SCHEMA, ColumnBuffer, Records
 
 HEADER_KEY = "tcptrace"
 TRAILER_KEY = "trailer"
@@ -25,7 +25,6 @@ TRAILER_KEY = "trailer"
 FLUSH_AFTER_S = 1.0
 _ZSTD_LEVEL = 1
 _TRACE_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
-_ROWS = {"connection": wire.CONNECTION, "event": wire.EVENT}
 
 
 def clock_pair() -> tuple[int, int]:
@@ -62,8 +61,8 @@ class TraceWriter:
             raise ValueError(f"trace_id {header['trace_id']!r} is not a plain identifier")
         self._trace_id: str = header["trace_id"]
         self._messages = 0  # written; the schema is number 0
-        self._buffers = {name: ColumnBuffer(dtype) for name, dtype in _ROWS.items()}
-        self._flushed = dict.fromkeys(_ROWS, time.monotonic())
+        self._buffers = {name: ColumnBuffer(dtype) for name, dtype in ROWS.items()}
+        self._flushed = dict.fromkeys(ROWS, time.monotonic())
         schema = SCHEMA.with_metadata({HEADER_KEY: json.dumps(header)})
         self._encoder = frame.Encoder(schema, _ZSTD_LEVEL)
         self._fd = _create(path, force, owner)
@@ -82,8 +81,8 @@ class TraceWriter:
         self.abort()
 
     def add(self, records: Records) -> None:
-        """Takes records of dtype CONNECTION or EVENT, shape (n,); copies them, and writes full batches."""
-        name = "connection" if records.dtype == wire.CONNECTION else "event"
+        """Takes records of one of the types of ROWS, shape (n,); copies them, and writes full batches."""
+        name = next(name for name, dtype in ROWS.items() if dtype == records.dtype)
         buffer = self._buffers[name]
         while len(records):
             taken = records[: buffer.capacity - buffer.rows]
@@ -100,7 +99,7 @@ class TraceWriter:
 
     def close(self, trailer: dict[str, Any]) -> None:
         """Writes what waits, the trailer and the end of the stream, and sees them onto the disk."""
-        for name in _ROWS:
+        for name in ROWS:
             if self._buffers[name].rows:
                 self._flush(name, time.monotonic())
         empty = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in SCHEMA], schema=SCHEMA)
@@ -117,7 +116,7 @@ class TraceWriter:
         if self._fd < 0:
             return
         try:
-            for name in _ROWS:
+            for name in ROWS:
                 if self._buffers[name].rows:
                     self._flush(name, time.monotonic())
         finally:
