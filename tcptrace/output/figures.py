@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -108,23 +109,29 @@ def nice_step(span: float, marks: int) -> float:
 
 
 def percentile_curve(
-    series: Mapping[str, "pd.Series[float]"], styles: Sequence[tuple[str, str]]
+    series: Mapping[str, "pd.Series[float] | npt.NDArray[Any]"], styles: Sequence[tuple[str, str]]
 ) -> go.Figure:
-    """Values against the share of connections below them, an equal distance for each further nine.
+    """Values against the share of them that is smaller, an equal distance for each further nine.
 
-    series: name -> durations in ns without nulls, none of them empty. styles: colour and dash of each.
-    Every point is a measured value.
+    series: name -> durations in ns without nulls, none of them empty, one of them above 0 at least. styles:
+    colour and dash of each. Every point is a measured value; a logarithmic axis has no place for 0, so a
+    curve begins where its values do.
     """
     lines, deepest = [], 1.0
+    low, high = math.inf, 1.0
     for (name, values), (colour, dash) in zip(series.items(), styles, strict=True):
-        ordered = np.sort(values.to_numpy(dtype=np.float64))
+        ordered = np.sort(np.asarray(values, dtype=np.float64))
         n = len(ordered)
         depth = math.log10(2 * n)  # where the largest of n values is drawn
         deepest = max(deepest, depth)
         ranks = np.unique(
             np.ceil(n * (1 - 10 ** -np.linspace(0, depth, CURVE_POINTS))).clip(1, n).astype(int)
         )
+        zeros = int(np.searchsorted(ordered, 0, side="right"))
+        if 0 < zeros < n:
+            ranks = np.concatenate([[zeros + 1], ranks[ranks > zeros + 1]])
         below = (ranks - 0.5) / n
+        low, high = min(low, float(ordered[min(zeros, n - 1)])), max(high, float(ordered[-1]))
         lines.append(
             go.Scatter(
                 x=(-np.log10(1 - below)).round(5).tolist(),
@@ -146,8 +153,6 @@ def percentile_curve(
                 "<br>%{customdata[2]} of %{customdata[3]}<extra></extra>",
             )
         )
-    low = min(float(values.min()) for values in series.values())
-    high = max(float(values.max()) for values in series.values())
     marks = [0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999]
     shown = [mark for mark in marks if -math.log10(1 - mark) <= deepest]
     return figure(
@@ -165,13 +170,16 @@ def percentile_curve(
     )
 
 
-def latency_heatmap(series: Mapping[str, pd.DataFrame], span_s: float) -> go.Figure:
-    """How many handshakes of which duration ended up in which moment, one panel per role, one colour scale.
+def latency_heatmap(
+    series: Mapping[str, pd.DataFrame], span_s: float, column: str = "handshake_ns", what: str = "handshakes"
+) -> go.Figure:
+    """How many of which duration ended up in which moment, one panel per role or side, one colour scale.
 
-    series: role -> frame with `start_s` and `handshake_ns`, no nulls, none empty. span_s: of the recording.
+    series: role -> frame with `start_s` and the column of durations, no nulls, none empty. span_s: of the
+    recording. what: what is counted, in words.
     """
-    every = pd.concat(series.values())["handshake_ns"].clip(lower=1)
-    low, high = float(every.min()), float(every.max())
+    low = max(1.0, min(float(frame[column].min()) for frame in series.values()))
+    high = max(1.0, max(float(frame[column].max()) for frame in series.values()))
     high = max(high, low * 1.5)
     per_decade = min(24.0, HEATMAP_ROWS / max(math.log10(high / low), 0.4))
     first, last = math.floor(math.log10(low) * per_decade), math.floor(math.log10(high) * per_decade) + 1
@@ -183,7 +191,7 @@ def latency_heatmap(series: Mapping[str, pd.DataFrame], span_s: float) -> go.Fig
     gap = 0.16 / max(len(series), 1)
     for number, (role, frame) in enumerate(series.items()):
         start = frame["start_s"].clip(lower=0, upper=times[-1])
-        cells, _, _ = np.histogram2d(frame["handshake_ns"].clip(lower=1), start, bins=(edges, times))
+        cells, _, _ = np.histogram2d(frame[column].clip(lower=1), start, bins=(edges, times))
         most = max(most, int(cells.max()))
         axis = "" if number == 0 else str(number + 1)
         shown = np.where(cells > 0, np.log10(np.maximum(cells, 1)), np.nan)
@@ -248,7 +256,7 @@ def latency_heatmap(series: Mapping[str, pd.DataFrame], span_s: float) -> go.Fig
             "cmax": max(math.log10(most), 1),
             "colorscale": [[at / 4, COLOUR[f"heat{at}"]] for at in range(5)],
             "colorbar": {
-                "title": {"text": "handshakes", "side": "right"},
+                "title": {"text": what, "side": "right"},
                 "tickvals": [math.log10(tick) for tick in ticks],
                 "ticktext": [format_count(tick) for tick in ticks],
                 "thickness": 10,
