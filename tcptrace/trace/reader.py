@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tcptrace.errors import TraceError
-from tcptrace.trace import FORMAT, FORMAT_VERSION, frame, wire
-from tcptrace.trace.batch import MAX_ROWS, ROWS, SCHEMA, column_names, nullable
+from tcptrace.trace import FORMAT, FORMAT_VERSION, frame, versions, wire
+from tcptrace.trace.batch import MAX_ROWS, ROWS, nullable
 from tcptrace.trace.writer import HEADER_KEY, TRAILER_KEY
 
 # First and last kind of the rows of each type.
@@ -43,8 +43,9 @@ class Trace:
     """What a file holds.
 
     `connections`, `events` and `exchanges` have the columns of their record (wire.CONNECTION, wire.EVENT,
-    wire.EXCHANGE): int64 and 16 raw bytes, unknown is null, times are CLOCK_MONOTONIC ns. One connection may
-    have several rows, in order of time: interim ones while it was open, then its end. `losses` counts lost
+    wire.EXCHANGE): int64 and 16 raw bytes, unknown is null, times are CLOCK_MONOTONIC ns. What the wire
+    version of the file did not have yet is null, and its `exchanges` are empty. One connection may have
+    several rows, in order of time: interim ones while it was open, then its end. `losses` counts lost
     records by cause, as far as the recording came to say so. `truncated`: the file ends before its recording
     did. `damaged`: what is wrong from some place on. `clocks`: (monotonic ns, realtime ns) pairs in ascending
     order.
@@ -86,8 +87,9 @@ class _Damage(Exception):
 
 @dataclass
 class _Parts:
-    """What was read so far."""
+    """What was read so far, of a file of this wire version."""
 
+    version: int
     batches: dict[str, list[pa.RecordBatch]] = field(default_factory=lambda: {name: [] for name in ROWS})
     clocks: list[tuple[int, int]] = field(default_factory=list)
     trailer: dict[str, Any] | None = None
@@ -96,9 +98,7 @@ class _Parts:
     damaged: str | None = None
 
     def table(self, name: str) -> pa.Table:
-        columns = column_names(ROWS[name])
-        schema = pa.schema([SCHEMA.field(column) for column in columns])
-        table = pa.Table.from_batches(self.batches[name], schema)
+        table = versions.upgraded(self.batches[name], name, self.version)
         # Hours of a quiet host are thousands of batches of a few rows: slow to compute with.
         scattered = table.num_rows < _ROWS_PER_CHUNK * len(self.batches[name])
         return table.combine_chunks() if scattered else table
@@ -111,7 +111,7 @@ def read(path: Path | str) -> Trace:
     with _open(path) as file:
         schema_message = _schema_message(file, path)
         header = _header(schema_message, path)
-        parts = _Parts()
+        parts = _Parts(header["wire_version"])
         _read_batches(file, schema_message, header["trace_id"], parts)
     if parts.damaged and parts.messages == 1:
         raise TraceError(f"{path} is damaged before its first rows: {parts.damaged}")
@@ -195,8 +195,9 @@ def _header(message: bytes, path: Path) -> dict[str, Any]:
                 f"{path} has {name} {version}, and this tcptrace reads up to {own}: "
                 f"read it with tcptrace {header.get('tcptrace_version', 'of a newer version')} or later"
             )
-    if not schema.equals(SCHEMA, check_metadata=False):
-        raise TraceError(f"{path} is damaged: its columns are not those of format version {FORMAT_VERSION}")
+    version = header["wire_version"]
+    if not schema.equals(versions.schema(version), check_metadata=False):
+        raise TraceError(f"{path} is damaged: its columns are not those of record version {version}")
     try:
         _pair(header["started"])
         if not isinstance(header["trace_id"], str):
@@ -245,20 +246,19 @@ def _take(schema_message: bytes, message: bytes, trace_id: str, parts: _Parts) -
     rows = metadata.get(b"rows", b"").decode("ascii", "replace")
     if rows == "trailer" and batch.num_rows == 0:
         parts.trailer = _trailer(metadata.get(TRAILER_KEY.encode(), b""))
-    elif rows in ROWS:
-        parts.batches[rows].append(_rows(batch, rows))
+    elif rows in versions.row_types(parts.version):
+        parts.batches[rows].append(_rows(batch, rows, parts.version))
     else:
         raise _Damage("is of an unknown type")
     parts.clocks.append(clock)
 
 
-def _rows(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
+def _rows(batch: pa.RecordBatch, name: str, version: int) -> pa.RecordBatch:
     """The batch with the columns of its record type only, their values checked."""
-    dtype = ROWS[name]
-    batch = batch.select(list(column_names(dtype)))
+    batch = batch.select(list(versions.columns(version, name)))
     if not 0 < batch.num_rows <= MAX_ROWS:
         raise _Damage("has an impossible number of rows")
-    known = set(batch.schema.names) - nullable(dtype)
+    known = set(batch.schema.names) - nullable(ROWS[name])
     if any(batch.column(column).null_count for column in known):
         raise _Damage("lacks values that are always known")
     kinds = pc.min_max(batch.column("kind")).as_py()

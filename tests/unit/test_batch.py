@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcptrace.trace import wire
-from tcptrace.trace.batch import MAX_ROWS, SCHEMA, ColumnBuffer, column_names, nullable, to_batch
+from tcptrace.trace.batch import MAX_ROWS, ROWS, SCHEMA, ColumnBuffer, column_names, nullable, to_batch
 
 Records = npt.NDArray[np.void]
-DTYPES = (wire.CONNECTION, wire.EVENT)
+DTYPES = tuple(ROWS.values())
 
 
 def fields(dtype: np.dtype[np.void]) -> list[str]:
@@ -107,11 +107,12 @@ def test_zeroes_within_names_and_addresses_survive() -> None:
 
 def test_the_schema_is_the_union_of_all_records() -> None:
     assert SCHEMA.names[0] == "kind"
-    assert set(SCHEMA.names) == set(fields(wire.CONNECTION)) | set(fields(wire.EVENT))
+    assert set(SCHEMA.names) == {name for dtype in DTYPES for name in fields(dtype)}
     assert len(set(SCHEMA.names)) == len(SCHEMA.names)
     assert set(SCHEMA.types) == {pa.int64(), pa.binary(16)}
     assert column_names(wire.CONNECTION) == tuple(fields(wire.CONNECTION))
-    assert set(column_names(wire.EVENT)) == set(fields(wire.EVENT))
+    for dtype in DTYPES:
+        assert set(column_names(dtype)) == set(fields(dtype))
 
 
 def test_rows_appended_in_pieces_are_those_appended_at_once() -> None:

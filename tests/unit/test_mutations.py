@@ -77,9 +77,10 @@ def mutate(seed: int, one: bytes, other: bytes) -> tuple[str, bytes]:
     elif kind == "overwrite":
         data[place : place + 64] = chance.choice([bytes(64), b"\xff" * 64, chance.randbytes(64)])
     else:
-        version = chance.choice([0, -1, 2, 3, 99, 1 << 40, "1", None, 1.0])
         header = synthetic.header(trace_id="1" * 32)
-        header[chance.choice(["format_version", "wire_version"])] = version
+        key = chance.choice(["format_version", "wire_version"])
+        other_versions = {*range(-1, header[key] + 2)} - {header[key]}
+        header[key] = chance.choice([*other_versions, 99, 1 << 40, "1", None, 1.0])
         data = bytearray(b"".join([sealed_schema(header), *messages[1:]]))
     return kind, bytes(data)
 

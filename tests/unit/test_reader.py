@@ -13,8 +13,8 @@ import pytest
 import synthetic
 
 from tcptrace.errors import TraceError
-from tcptrace.trace import frame, reader, wire
-from tcptrace.trace.batch import SCHEMA, to_batch
+from tcptrace.trace import frame, reader, versions, wire
+from tcptrace.trace.batch import SCHEMA, column_names, to_batch
 from tcptrace.trace.writer import TraceWriter
 
 ROWS = synthetic.connections(60)
@@ -258,6 +258,49 @@ def test_a_header_that_is_no_object_is_foreign(tmp_path: Path, text: str) -> Non
 def test_other_columns_are_refused(tmp_path: Path, schema: pa.Schema) -> None:
     with pytest.raises(TraceError, match="columns"):
         reader.read(written(tmp_path, sealed_schema(synthetic.header(), schema)))
+
+
+@pytest.mark.parametrize("version", range(1, wire.WIRE_VERSION + 1))
+@pytest.mark.parametrize("other", range(1, wire.WIRE_VERSION + 1))
+def test_a_version_comes_with_its_own_columns(tmp_path: Path, version: int, other: int) -> None:
+    """A header that claims one version over the columns of another is a forgery, or damage."""
+    header = synthetic.header(wire_version=version)
+    path = written(tmp_path, sealed_schema(header, versions.schema(other)), frame.END_OF_STREAM)
+    if other == version:
+        assert reader.read(path).connections.num_rows == 0
+    else:
+        with pytest.raises(TraceError, match=f"columns are not those of record version {version}$"):
+            reader.read(path)
+
+
+def test_a_file_has_no_rows_that_its_version_did_not_know(tmp_path: Path) -> None:
+    old = versions.schema(1)
+    header = sealed_schema(synthetic.header(wire_version=1), old)
+    batch = to_batch(ROWS).select(old.names)
+    trace = reader.read(
+        written(tmp_path, header, sealed_batch(batch), sealed_batch(batch, 2, rows="exchange"))
+    )
+    assert trace.damaged is not None
+    assert "message 2" in trace.damaged
+    assert "unknown type" in trace.damaged
+    assert trace.connections.num_rows == len(ROWS)
+    assert trace.exchanges.num_rows == 0
+
+
+@pytest.mark.parametrize("batch_rows", [None, 7])
+def test_a_file_of_version_1_reads_with_nulls(tmp_path: Path, batch_rows: int | None) -> None:
+    old, step, rows = versions.schema(1), batch_rows or len(ROWS), ROWS.copy()
+    for name in set(column_names(rows.dtype)) - set(old.names):
+        rows[name] = -1
+    pieces = [rows[start : start + step] for start in range(0, len(rows), step)]
+    batches = [
+        sealed_batch(to_batch(piece).select(old.names), number) for number, piece in enumerate(pieces, 1)
+    ]
+    path = written(tmp_path, sealed_schema(synthetic.header(wire_version=1), old), *batches)
+    table = reader.read(path).connections
+    table.validate(full=True)
+    assert table.column("pipelined").null_count == len(rows)
+    assert table.equals(pa.Table.from_batches([to_batch(rows)]).select(table.schema.names))
 
 
 def second_message(message: bytes) -> tuple[bytes, ...]:

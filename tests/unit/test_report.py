@@ -482,7 +482,17 @@ def test_headers_of_any_shape_are_read_as_unknown(
     changes: dict[str, Any], options: object, trailer: dict[str, Any]
 ) -> None:
     empty = Trace(
-        Path("x"), synthetic.header(options=options) | changes, None, None, {}, trailer, True, False, None, []
+        path=Path("x"),
+        header=synthetic.header(options=options) | changes,
+        connections=None,
+        events=None,
+        exchanges=None,
+        losses={},
+        trailer=trailer,
+        clean_end=True,
+        truncated=False,
+        damaged=None,
+        clocks=[],
     )
     facts = health(empty)
     assert isinstance(facts.program_share, str)
