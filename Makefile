@@ -7,7 +7,7 @@ CC = gcc
 ARCH := x86_64
 BUILD := build
 OBJECTS := $(patsubst bpf/%.bpf.c,$(BUILD)/$(ARCH)/%.bpf.o,$(wildcard bpf/*.bpf.c))
-STORM := $(BUILD)/storm
+LOADS := $(patsubst tests/bench/%.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
 BIN := .venv/bin
 
 BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Werror -Wno-unused-parameter \
@@ -21,13 +21,13 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)" PYTHONDONTWR
 # Kept apart, so that the demonstration does not wait for a browser to be installed.
 PACKAGES := python3-venv clang llvm gcc libc6-dev libbpf-dev libbpf1 bpftool iproute2
 TEST_PACKAGES := tcpdump tshark chromium fonts-dejavu-core clang-format \
-	shellcheck libbpf-tools bpfcc-tools linux-headers-amd64
+	shellcheck libbpf-tools bpfcc-tools linux-headers-amd64 nginx-light nghttp2-client postgresql
 
 Q := $(if $(V),,@)
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test bpf demo test bench accuracy check format wire wheel clean
+.PHONY: help setup setup-test bpf loads demo test bench accuracy check format wire wheel clean
 
 help: ## what can be made
 	$(Q)sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -35,9 +35,11 @@ help: ## what can be made
 setup: $(BUILD)/.packages .venv/.setup $(OBJECTS) ## the command .venv/bin/tcptrace, with all it needs
 	$(Q)$(if $(filter setup,$(MAKECMDGOALS)),echo "ready: .venv/bin/tcptrace",:)
 
-setup-test: setup $(BUILD)/.packages-test .venv/.setup-test $(STORM) ## what tests and checks need as well
+setup-test: setup $(BUILD)/.packages-test .venv/.setup-test $(LOADS) ## what tests and checks need as well
 
 bpf: $(OBJECTS) ## the eBPF programs alone
+
+loads: $(LOADS) ## the loads of the benchmark alone
 
 demo: setup ## record real connections between two namespaces: demo/demo.tct, demo/report.html
 	$(Q)mkdir -p demo
@@ -99,7 +101,7 @@ $(BUILD)/$(ARCH)/%.bpf.o: bpf/%.bpf.c Makefile | $(BUILD)/.packages
 	$(Q)$(CLANG) $(BPF_CFLAGS) -MMD -MP -MF $(BUILD)/$*.bpf.d -MT $@ -c $< -o $@
 	$(Q)$(LLVM_STRIP) -g $@
 
-$(BUILD)/%: tests/bench/%.c Makefile | $(BUILD)/.packages
+$(BUILD)/%: tests/bench/%.c tests/bench/loopback.h Makefile | $(BUILD)/.packages
 	$(Q)mkdir -p $(@D)
 	$(Q)echo "compiling $<"
 	$(Q)$(CC) $(CFLAGS) $< -o $@ -lpthread

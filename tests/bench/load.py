@@ -1,4 +1,4 @@
-"""The load: build/storm, short connections over loopback."""
+"""The loads: build/storm, build/pingpong and build/bulk, each over loopback."""
 
 import json
 import os
@@ -8,24 +8,59 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-STORM = ROOT / "build" / "storm"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A load by name: its program, what it is counted in, and the CPU to which it is kept (None: any)."""
+
+    name: str
+    title: str
+    program: str
+    unit: str
+    cpu: int | None = None
+
+
+STORM = Kind("storm", "storm of short connections", "storm", "connection")
+PINGPONG = Kind("pingpong", "blocking 1-byte ping-pong", "pingpong", "turn")
+PINGPONG_ONE_CPU = Kind("pingpong-1cpu", "the same, both threads on CPU 0", "pingpong", "turn", 0)
+BULK = Kind("bulk", "bulk stream", "bulk", "MB")
+KINDS = {kind.name: kind for kind in (STORM, PINGPONG, PINGPONG_ONE_CPU, BULK)}
 
 
 @dataclass(frozen=True)
 class Load:
-    """One run of the storm. CPU time is that of client and server together, user and system.
+    """One run of a load. CPU time is that of client and server together, user and system.
 
-    `busy_share` is the share of all CPUs' time in which anybody worked while it ran, and `own_share` the
-    share of the storm itself; time that a hypervisor gave to others counts as busy.
+    `bytes` are those of payload in both directions. `busy_share` is the share of all CPUs' time in which
+    anybody worked while it ran, and `own_share` the share of the load itself; time that a hypervisor gave to
+    others counts as busy.
     """
 
+    kind: Kind
     port: int
     connections: int
+    turns: int
+    bytes: int
     seconds: float
-    connections_per_s: float
-    cpu_us_per_connection: float
+    cpu_s: float
     busy_share: float
     own_share: float
+
+    @property
+    def units(self) -> float:
+        """How much it did, in the kind's unit."""
+        return {"connection": self.connections, "turn": self.turns, "MB": self.bytes / 1e6}[self.kind.unit]
+
+    @property
+    def rate(self) -> float:
+        """Units per second."""
+        return self.units / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        """CPU time per unit."""
+        return self.cpu_s * 1e6 / self.units
 
 
 def _busy_seconds() -> float:
@@ -45,16 +80,17 @@ def wait_for_quiet(share: float, timeout_s: float) -> None:
             return
 
 
-def storm(seconds: float, cpu: int | None = None) -> Load:
-    """Run the storm on a port that the kernel chooses, so that runs do not see each other's sockets.
+def run(kind: Kind, seconds: float, cpu: int | None = None) -> Load:
+    """Run a load on a port that the kernel chooses, so that runs do not see each other's sockets.
 
-    With `cpu`, client and server stay there.
+    With `cpu`, client and server stay there, whatever the kind says.
     """
-    command = [str(STORM), "-s", f"{seconds}", *([] if cpu is None else ["-c", str(cpu)])]
+    where = kind.cpu if cpu is None else cpu
+    command = [str(ROOT / "build" / kind.program), "-s", f"{seconds}"]
+    command += [] if where is None else ["-c", str(where)]
     began, busy = time.monotonic(), _busy_seconds()
     result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60)
     whole_s = (time.monotonic() - began) * (os.cpu_count() or 1)
     busy_share = (_busy_seconds() - busy) / whole_s
     said = json.loads(result.stdout)
-    own_share = said["cpu_us_per_connection"] * said["connections"] / 1e6 / whole_s
-    return Load(**said, busy_share=busy_share, own_share=own_share)
+    return Load(kind, **said, busy_share=busy_share, own_share=said["cpu_s"] / whole_s)

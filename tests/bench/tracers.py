@@ -24,22 +24,34 @@ class BenchError(Exception):
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What a tracer has of the load's port, both ends added up; None for what it does not tell.
+
+    `rows` are connections. `turns` have a record or are in a sum; `single` have a record each. `lost` is by
+    cause, of the whole host.
+    """
+
+    rows: int
+    turns: int | None = None
+    single: int | None = None
+    lost: dict[str, int] | None = None
+    trace_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class Traced:
     """One run of the load under a tracer.
 
     `start_s` is the time from the command to readiness. `cpu_s` is the tracer's own user and system time from
-    start to exit; `cpu_load_s` what it used while the load ran, in steps of 10 ms. `rows` are those about the
-    load's port; `lost` is by cause and None for tracers that do not say. `programs` is filled only when the
-    kernel's BPF statistics are on.
+    start to exit; `cpu_load_s` what it used while the load ran, in steps of 10 ms. `programs` is filled only
+    when the kernel's BPF statistics are on.
     """
 
     load: Load
     start_s: float
     cpu_s: float
     cpu_load_s: float
-    rows: int
-    lost: dict[str, int] | None
-    trace_bytes: int | None = None
+    seen: Seen
     programs: list[host.ProgramCost] = field(default_factory=list)
 
 
@@ -68,10 +80,8 @@ class Tracer:
     def ready(self, process: Process) -> bool:
         raise NotImplementedError
 
-    def saw(
-        self, directory: Path, process: Process, load: Load
-    ) -> tuple[int, dict[str, int] | None, int | None]:
-        """(rows, lost by cause, size of the trace) after the tracer has ended."""
+    def saw(self, directory: Path, process: Process, load: Load) -> Seen:
+        """Asked after the tracer has ended."""
         raise NotImplementedError
 
     def run(self, load: Callable[[], Load], *, statistics: bool = False) -> Traced:
@@ -101,8 +111,7 @@ class Tracer:
                 if popen.returncode is None:
                     popen.kill()
                     popen.wait()
-            rows, lost, size = self.saw(directory, process, done)
-            return Traced(done, start_s, cpu_s, cpu_load_s, rows, lost, size, costs)
+            return Traced(done, start_s, cpu_s, cpu_load_s, self.saw(directory, process, done), costs)
 
     def _wait_until_ready(self, process: Process) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -147,21 +156,27 @@ class Tcptrace(Tracer):
         if process.popen.returncode not in (0, 5):
             raise BenchError(f"record ended with {process.popen.returncode}: {process.said().strip()}")
 
-    def saw(
-        self, directory: Path, process: Process, load: Load
-    ) -> tuple[int, dict[str, int] | None, int | None]:
+    def saw(self, directory: Path, process: Process, load: Load) -> Seen:
         import pyarrow.compute as pc
 
         from tcptrace.analysis.connections import connections
         from tcptrace.trace.reader import read
+        from tcptrace.trace.wire import Kind
 
         path = directory / "bench.tct"
         trace = read(path)
         rows = connections(trace)
         port = pc.or_(pc.equal(rows["local_port"], load.port), pc.equal(rows["remote_port"], load.port))
         ours = pc.and_(port, pc.equal(rows["netns"], Path("/proc/self/ns/net").stat().st_ino))
-        ends = pc.sum(ours).as_py() or 0
-        return ends, {"total": sum(trace.losses.values()), **trace.losses}, path.stat().st_size
+        ids = rows["connection_id"].filter(ours)
+        turns = trace.exchanges.filter(pc.is_in(trace.exchanges["connection_id"], ids.combine_chunks()))
+        return Seen(
+            rows=len(ids),
+            turns=pc.sum(turns["summed"]).as_py() or 0,
+            single=pc.sum(pc.equal(turns["kind"], int(Kind.EXCHANGE))).as_py() or 0,
+            lost={"total": sum(trace.losses.values()), **trace.losses},
+            trace_bytes=path.stat().st_size,
+        )
 
 
 class Peer(Tracer):
@@ -191,12 +206,10 @@ class Peer(Tracer):
         self._first_seen = self._first_seen or time.monotonic()
         return time.monotonic() - self._first_seen > 1
 
-    def saw(
-        self, directory: Path, process: Process, load: Load
-    ) -> tuple[int, dict[str, int] | None, int | None]:
+    def saw(self, directory: Path, process: Process, load: Load) -> Seen:
         port = re.compile(rb"(?<![\d.])%d(?![\d.])" % load.port)
         with process.stdout.open("rb") as lines:
-            return sum(1 for line in lines if port.search(line)), None, None
+            return Seen(rows=sum(1 for line in lines if port.search(line)))
 
 
 def installed_peers(scratch: Path) -> tuple[list[Peer], list[str]]:
