@@ -14,6 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tcptrace.units import UNKNOWN
+
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
@@ -47,6 +49,12 @@ def plain(table: pa.Table, name: str) -> Ints:
     return nullable(table, name).values
 
 
+def truths(table: pa.Table, name: str) -> Mask:
+    """Where a bool column is true; nowhere that it is null."""
+    column = nullable(pa.table({name: table[name].cast(pa.int64())}), name)
+    return column.known & (column.values == 1)
+
+
 def int_array(values: npt.NDArray[np.integer[Any]], known: Mask | None = None) -> pa.Array:
     data = pa.py_buffer(np.ascontiguousarray(values, np.int64).view(np.uint8))
     return pa.Array.from_buffers(pa.int64(), len(values), [None if known is None else _bits(known), data])
@@ -77,6 +85,21 @@ def by_distinct(column: pa.Array | pa.ChunkedArray, convert: Callable[[Any], str
     return text_array([convert(value) for value in encoded.dictionary.to_pylist()]).take(encoded.indices)
 
 
+def dictionary_codes(column: pa.Array | pa.ChunkedArray) -> tuple[Ints, list[str | None]]:
+    """A string column as the position of each value among the distinct ones, -1 for null, and these."""
+    encoded = _whole(column).dictionary_encode()
+    known = _validity(encoded.indices)
+    codes = np.where(known, _numbers(encoded.indices, np.int32), -1).astype(np.int64)
+    return codes, encoded.dictionary.to_pylist()
+
+
+def text_equals(column: pa.Array | pa.ChunkedArray, value: str) -> Mask:
+    """Where a string column has this value; nowhere that it is null."""
+    codes, distinct = dictionary_codes(column)
+    equal: Mask = codes == (distinct.index(value) if value in distinct else -2)
+    return equal
+
+
 def names(column: Nullable, mapping: Mapping[int, str]) -> pa.Array:
     """A string column from numbers; null where the number is null or has no name."""
     numbers = int_array(np.array(list(mapping), np.int64))
@@ -88,11 +111,24 @@ def rows_with(table: pa.Table, name: str, value: str) -> pa.Table:
     return table.filter(pc.is_in(table[name], value_set=text_array([value])))
 
 
+def rows_at(table: pa.Table, places: npt.NDArray[np.integer[Any]]) -> list[dict[str, Any]]:
+    """A few rows as dictionaries, in the order of their places."""
+    rows: list[dict[str, Any]] = table.take(int_array(places)).to_pylist()
+    return rows
+
+
 def address_text(packed: bytes) -> str:
     """16 bytes in network order as text; ::ffff:a.b.c.d as a.b.c.d."""
     if packed.startswith(_MAPPED):
         return ".".join(map(str, packed[12:]))
     return str(ipaddress.IPv6Address(packed))
+
+
+def endpoint_text(address: str | None, port: int | None) -> str:
+    """`10.0.0.2:443`, `[fd00::2]:443`, `10.0.0.2:*` without a port; a dash without an address."""
+    if address is None:
+        return UNKNOWN
+    return f"{f'[{address}]' if ':' in address else address}:{'*' if port is None else port}"
 
 
 def name_text(raw: bytes) -> str:

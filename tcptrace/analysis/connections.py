@@ -20,7 +20,7 @@ from tcptrace.analysis.columns import (
     numbered,
     plain,
 )
-from tcptrace.analysis.schema import CONNECTIONS, STATE_TIMES
+from tcptrace.analysis.schema import BUDGET, CONNECTIONS, STATE_TIMES
 from tcptrace.analysis.sightings import with_sightings
 from tcptrace.trace.reader import Trace
 from tcptrace.trace.wire import CloseReason, Family, Flag, Initiator, Kind, Role
@@ -74,6 +74,8 @@ def connections(trace: Trace) -> pa.Table:
     _amend_resets(columns, trace.events)
     columns["handshake_exact"].forget(~columns["handshake_ns"].known)
     columns["local_port"].forget(columns["local_port"].values == 0)  # never bound
+    for name in BUDGET:
+        columns[name].forget(columns[name].values < 0)
 
     started, ended = columns["started_ns"], columns["ended_ns"]
     for instant in (started, ended):
@@ -96,12 +98,31 @@ def connections(trace: Trace) -> pa.Table:
         "time_wait_exact": nothing.array(pa.bool_()),
         "left_censored": Nullable(before.astype(np.int64), ~unsure).array(pa.bool_()),
         "right_censored": bool_array(is_open),
+        "pattern": _pattern(columns),
     }
     for field in CONNECTIONS:
         if field.name not in made:
             made[field.name] = columns[field.name].array(field.type)
     order = np.lexsort((plain(raw, "connection_id"), seen, started.values, started.known))
     return pa.table([made[name] for name in CONNECTIONS.names], schema=CONNECTIONS).take(int_array(order))
+
+
+def _pattern(columns: dict[str, Nullable]) -> pa.Array:
+    """How a connection was used: `turns` of request and answer, a `stream` without any, `mixed`, or `none`
+    without payload. Null where turns were not looked for."""
+    exchanges, pipelined = columns["exchanges"], columns["pipelined"]
+    payload = [columns[name] for name in ("bytes_sent", "bytes_received")]
+    moved = np.any([volume.known & (volume.values > 0) for volume in payload], axis=0)
+    moved |= pipelined.values > 0
+    pattern = np.select(
+        [(exchanges.values > 0) & (pipelined.values > 0), exchanges.values > 0, moved], [1, 2, 3], 4
+    )
+    known = (
+        exchanges.known
+        & pipelined.known
+        & ((pattern < 4) | np.all([volume.known for volume in payload], axis=0))
+    )
+    return names(Nullable(pattern, known), {1: "mixed", 2: "turns", 3: "stream", 4: "none"})
 
 
 def _one_per_connection(records: pa.Table) -> pa.Array:

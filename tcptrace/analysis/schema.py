@@ -94,6 +94,9 @@ EXCHANGES = pa.schema(
     ]
 )
 
+# Sums over turns that have no row of their own: every duration and count adds up `exchanges` of them.
+SUMS = EXCHANGES.append(pa.field("exchanges", pa.int64()))
+
 # Time in each state, as far as records carry it; time_wait_ns is not observed yet.
 STATE_TIMES = (
     "syn_sent_ns",
@@ -104,4 +107,17 @@ STATE_TIMES = (
     "closing_ns",
     "close_wait_ns",
     "last_ack_ns",
+)
+
+# What only a recording with the budget knows of a connection.
+BUDGET = (
+    "exchanges",
+    "pipelined",
+    "held_nagle_ns",
+    "held_cork_ns",
+    "held_cwnd_ns",
+    "held_rwnd_ns",
+    "held_pacing_ns",
+    "held_sndbuf_ns",
+    "unread_ns",
 )

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tcptrace.trace import wire
-from tcptrace.trace.wire import CloseReason, Family, Flag, Initiator, Kind, Role
+from tcptrace.trace.wire import CloseReason, ExchangeFlag, Family, Flag, Initiator, Kind, Role, Side
 from tcptrace.trace.writer import TraceWriter
 
 Records = npt.NDArray[np.void]
@@ -73,7 +73,7 @@ def header(**changes: Any) -> dict[str, Any]:
 
 
 def trailer(
-    connections: int, events: int, losses: dict[str, int] | None = None, **changes: Any
+    connections: int, events: int, losses: dict[str, int] | None = None, exchanges: int = 0, **changes: Any
 ) -> dict[str, Any]:
     """A complete trailer of a trace."""
     facts = {
@@ -88,6 +88,9 @@ def trailer(
             "finished": connections,
             "connections": connections,
             "events": events,
+            "exchanges": exchanges,
+            "single": exchanges,
+            "summed": 0,
             "walk_full": 0,
         },
         "programs": [
@@ -306,10 +309,71 @@ def events(n: int, seed: int = 2, of: Records | None = None, duration_s: float =
     return r
 
 
+_EXCHANGE_STAGES = (
+    *("app_ns", "sndbuf_ns", "nagle_ns", "cork_ns", "cwnd_ns", "rwnd_ns", "pacing_ns", "kernel_tx_ns"),
+    *("loss_recovery_ns", "wire_ns", "kernel_rx_ns", "wakeup_ns", "app_late_ns", "transfer_ns"),
+)
+_CLIENT_ONLY = ("loss_recovery_ns", "wire_ns")
+
+
+def exchanges(n: int, seed: int = 3, of: Records | None = None, summed: float = 0.0) -> Records:
+    """n EXCHANGE records in the order of their ends, on the connections `of`, by default on 100 of their own.
+
+    Request and answer over 0.2 ms of network, with some held by Nagle against a delayed ACK, some lost, some
+    with a stage unknown. A share `summed` of them are EXCHANGES, sums over several.
+    """
+    random = np.random.default_rng(seed)
+    of = connections(100, seed) if of is None else of
+    r = np.zeros(n, wire.EXCHANGE)
+    place = np.sort(random.integers(0, len(of), n))
+    row = of[place]
+    client = row["role"] != Role.PASSIVE
+
+    def pick(share: float) -> npt.NDArray[np.bool_]:
+        return random.random(n) < share
+
+    def times(median_ns: float, spread: float = 0.5) -> npt.NDArray[np.int64]:
+        return (median_ns * random.lognormal(0, spread, n)).astype(np.int64)
+
+    r["kind"], r["summed"] = Kind.EXCHANGE, 1
+    r["side"] = np.where(client, Side.CLIENT, Side.SERVER)
+    r["connection_id"] = row["connection_id"]
+    r["seq"] = np.arange(n) - np.searchsorted(place, place)
+    medians = {"app_ns": 5_000, "kernel_tx_ns": 8_000, "kernel_rx_ns": 6_000, "wakeup_ns": 15_000}
+    medians |= {"transfer_ns": 4_000, "app_late_ns": 3_000}
+    for name, median in medians.items():
+        r[name] = times(median)
+    residence = times(700_000, 0.8)
+    r["wire_ns"] = np.where(client, 200_000 + times(20_000) + residence, 0)
+    r["app_ns"] += np.where(client, 0, residence).astype(np.int64)
+    r["residence_ns"] = np.where(client, -1, residence)
+    r["release_ns"] = -1
+    held = client & pick(0.05)
+    r["nagle_ns"][held] = 40_000_000
+    r["release_ns"][held] = 40_200_000
+    lost = client & pick(0.02)
+    r["loss_recovery_ns"][lost], r["retransmits"][lost] = 210_000_000, 1
+    r["flags"][lost] = ExchangeFlag.RTO
+    for name in ("wakeup_ns", "kernel_rx_ns"):
+        r[name][pick(0.02)] = -1
+    r["total_ns"] = sum(np.where(r[name] < 0, 0, r[name]) for name in _EXCHANGE_STAGES) + times(900, 0.3)
+    r["started_ns"] = np.where(row["seen_ns"] < 0, STARTED_MONOTONIC_NS, row["seen_ns"]) + 10**6 * r["seq"]
+    r["request_bytes"], r["response_bytes"] = random.integers(80, 900, n), random.zipf(1.4, n) % 10**6 + 200
+    r["writes"], r["reads"] = 1, 1 + r["response_bytes"].astype(np.int64) // 65536
+    r["request_end"] = (row["snd_isn"] + 1 + np.cumsum(r["request_bytes"])) % (1 << 32)
+    many = pick(summed)
+    r["kind"][many], r["summed"][many] = Kind.EXCHANGES, 50
+    for name in (*_EXCHANGE_STAGES, "total_ns", "request_bytes", "response_bytes"):
+        r[name][many & (r[name].astype(np.int64) > 0)] *= 50
+    return r[np.argsort(r["started_ns"] + r["total_ns"], kind="stable")]
+
+
 def write_trace(
     path: Path,
     connections: Records | None = None,
     events: Records | None = None,
+    exchanges: Records | None = None,
+    *,
     clean: bool = True,
     losses: dict[str, int] | None = None,
     header_changes: dict[str, Any] | None = None,
@@ -319,10 +383,10 @@ def write_trace(
 
     `batch_rows`: rows in one batch, by default as many as fit.
     """
-    counts = [0 if records is None else len(records) for records in (connections, events)]
+    counts = [0 if records is None else len(records) for records in (connections, events, exchanges)]
     now = time.monotonic()
     with TraceWriter(path, header(**header_changes or {}), clock=_clock()) as writer:
-        for records in (connections, events):
+        for records in (connections, events, exchanges):
             step = batch_rows or max(1, len(records) if records is not None else 1)
             for start in range(0, 0 if records is None else len(records), step):
                 assert records is not None
@@ -330,5 +394,5 @@ def write_trace(
                 if batch_rows:
                     writer.tick(now := now + 2)
         if clean:
-            writer.close(trailer(*counts, losses))
+            writer.close(trailer(counts[0], counts[1], losses, counts[2]))
     return path

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcptrace.analysis.connections import _latest_before, connections
-from tcptrace.analysis.schema import CONNECTIONS, STATE_TIMES
+from tcptrace.analysis.schema import BUDGET, CONNECTIONS, STATE_TIMES
 from tcptrace.trace import wire
 from tcptrace.trace.reader import read
 from tcptrace.trace.wire import CloseReason, Family, Flag, Initiator, Kind, Role
@@ -29,7 +29,9 @@ INTERFACE = """
     syn_sent_ns syn_recv_ns established_ns fin_wait1_ns fin_wait2_ns closing_ns time_wait_ns close_wait_ns
     last_ack_ns time_wait_exact mss snd_wscale rcv_wscale sack timestamps ecn tfo snd_isn rcv_isn
     congestion_control retransmits srtt_us min_rtt_us bytes_sent bytes_received segments_sent
-    segments_received close_reason initiator left_censored right_censored
+    segments_received close_reason initiator left_censored right_censored state
+    pattern exchanges pipelined
+    held_nagle_ns held_cork_ns held_cwnd_ns held_rwnd_ns held_pacing_ns held_sndbuf_ns unread_ns
 """
 
 
@@ -103,7 +105,7 @@ def row(tmp_path: Path, *records: np.ndarray, **kwargs: Any) -> dict[str, Any]:
 
 def test_columns_are_those_of_the_interface_in_order(tmp_path: Path) -> None:
     made = table(tmp_path, conn())
-    assert made.schema.names == [*INTERFACE.split(), "state"]
+    assert made.schema.names == INTERFACE.split()
     assert made.schema.equals(CONNECTIONS)
     assert {str(field.type) for field in made.schema} == {"int64", "string", "bool"}
 
@@ -293,6 +295,39 @@ def passive(**fields: Any) -> np.ndarray:
 
 def synack(**fields: Any) -> np.ndarray:
     return event(Kind.SYNACK_RETRANSMIT, **{"first_sent_ns": AFTER, "time_ns": AFTER + S} | fields)
+
+
+@pytest.mark.parametrize(
+    ("exchanges", "pipelined", "volume", "pattern"),
+    [
+        (3, 0, 9, "turns"),
+        (3, 2, 9, "mixed"),
+        (0, 2, 9, "stream"),
+        (0, 0, 9, "stream"),
+        (0, 0, 0, "none"),
+        (0, 0, -1, None),
+        (3, 0, -1, "turns"),
+        (-1, -1, 9, None),
+        (3, -1, 9, None),
+        (-7, 3, 9, None),
+    ],
+)
+def test_pattern(tmp_path: Path, exchanges: int, pipelined: int, volume: int, pattern: str | None) -> None:
+    volumes = {"bytes_sent": volume, "bytes_received": volume}
+    got = row(tmp_path, conn(exchanges=exchanges, pipelined=pipelined, **volumes))
+    assert got["pattern"] == pattern
+    assert got["exchanges"] == (None if exchanges < 0 else exchanges)
+
+
+def test_without_a_budget_its_columns_are_null(tmp_path: Path) -> None:
+    got = row(tmp_path, conn(bytes_sent=9, bytes_received=9))
+    assert [got[name] for name in ("pattern", *BUDGET)] == [None] * (1 + len(BUDGET))
+
+
+def test_holds_are_as_recorded(tmp_path: Path) -> None:
+    got = row(tmp_path, conn(held_nagle_ns=5, held_cork_ns=0, unread_ns=8, held_rwnd_ns=-9))
+    assert (got["held_nagle_ns"], got["held_cork_ns"], got["unread_ns"]) == (5, 0, 8)
+    assert got["held_rwnd_ns"] is None and got["held_cwnd_ns"] is None
 
 
 def test_a_repeated_synack_counts_from_the_first_one(tmp_path: Path) -> None:

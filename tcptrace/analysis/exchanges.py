@@ -1,0 +1,190 @@
+"""The table `exchanges`: one row per turn and end, from the raw records of a trace; and the sums over turns
+that have no row, because the ring was too full for a record of each.
+
+Columns: int64 with units in their names (started_ns is wall clock, ns since 1970; every other _ns a
+duration), bool, or string. Null means not observed. In every row the stages and unattributed_ns add up to
+total_ns exactly, nulls counting 0, and none is negative; without a total all of them are null. See
+docs/measurement.md for each definition.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from tcptrace.analysis.columns import Ints, Nullable, names, plain
+from tcptrace.analysis.rtt import clean_samples, minimum_rtt, positions
+from tcptrace.analysis.schema import EXCHANGES, SUMS
+from tcptrace.analysis.stages import STAGES, UNATTRIBUTED
+from tcptrace.analysis.turns import Turns, raw_turns
+from tcptrace.trace.reader import Trace
+from tcptrace.trace.wire import ExchangeFlag, Kind, Side
+
+# How long after the round trip a delayed ACK comes: net/ipv4/tcp_output.c, tcp_send_delayed_ack() waits from
+# TCP_DELACK_MIN (40 ms) to TCP_DELACK_MAX (200 ms); with tolerance for jiffies and for a round trip that
+# varies.
+_DELAYED_NS = (30_000_000, 210_000_000)
+
+_SIDES = {side.value: side.name.lower() for side in Side}
+_RETRANSMITS = {"rto": ExchangeFlag.RTO, "fast": ExchangeFlag.FAST, "tlp": ExchangeFlag.TLP}
+
+
+def exchanges(trace: Trace, connections: pa.Table) -> pa.Table:
+    """The table, with the columns of schema.EXCHANGES, ordered by start; unknown starts come first.
+
+    connections: the table of analysis.connections for this trace.
+    """
+    turns = raw_turns(trace, Kind.EXCHANGE).ordered()
+    return turn_rows(turns, connections, clean_samples(trace, connections))
+
+
+def sums(trace: Trace, connections: pa.Table) -> pa.Table:
+    """The turns that have no row of their own, summed by connection and side, with the columns of
+    schema.SUMS.
+
+    Every duration and count is a sum over `exchanges` turns; seq and started_ns are those of the first.
+    """
+    singles, summed = raw_turns(trace, Kind.EXCHANGE), raw_turns(trace, Kind.EXCHANGES)
+    return sum_rows(summed.ordered(), singles, connections, clean_samples(trace, connections))
+
+
+def turn_rows(turns: Turns, connections: pa.Table, samples: Nullable) -> pa.Table:
+    """`exchanges` of turns in their order; samples: rtt.clean_samples() of the connections."""
+    of = _rows_of(turns, connections)
+    partner = np.full(len(turns), -1)
+    rtt = _of_rows(_least(turns, connections, samples), of)
+    split = _split(turns, rtt, partner, np.ones(len(turns), np.int64))
+    made = _columns(turns, split) | {
+        "delayed_ack": _delayed_ack(turns, rtt).array(pa.bool_()),
+        "peer_connection_id": _of_rows(turns["connection_id"], partner).array(),
+        "peer_seq": _of_rows(turns["seq"], partner).array(),
+    }
+    return pa.table([made[name] for name in EXCHANGES.names], schema=EXCHANGES)
+
+
+def sum_rows(summed: Turns, singles: Turns, connections: pa.Table, samples: Nullable) -> pa.Table:
+    """`sums` of summed turns; singles tell of the round trips of their connections."""
+    of = _rows_of(summed, connections)
+    count = np.maximum(summed["summed"].values, 1)
+    rtt = _of_rows(_least(singles, connections, samples), of)
+    split = _split(summed, rtt, np.full(len(summed), -1), count)
+    nothing = Nullable(np.zeros(len(summed), np.int64), np.zeros(len(summed), np.bool_))
+    delayed = (summed["flags"].values & ExchangeFlag.DELAYED_ACK) != 0
+    made = _columns(summed, split) | {
+        # That none was delayed cannot be told from sums.
+        "delayed_ack": Nullable(delayed.astype(np.int64), delayed).array(pa.bool_()),
+        "peer_connection_id": nothing.array(),
+        "peer_seq": nothing.array(),
+        "exchanges": Nullable(count, np.ones(len(summed), np.bool_)).array(),
+    }
+    return pa.table([made[name] for name in SUMS.names], schema=SUMS)
+
+
+def _rows_of(turns: Turns, connections: pa.Table) -> Ints:
+    return positions(plain(connections, "connection_id"), turns["connection_id"].values)
+
+
+def _of_rows(column: Nullable, rows: Ints) -> Nullable:
+    """The column's values at these rows; null at row -1."""
+    if not len(column.values):
+        return Nullable(np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_))
+    known = column.known[rows] & (rows >= 0)
+    return Nullable(np.where(known, column.values[rows], 0), known)
+
+
+def _least(turns: Turns, connections: pa.Table, samples: Nullable) -> Nullable:
+    """The minimum round trip of each connection; turns of one exchange each."""
+    wire, loss = turns["wire_ns"], turns["loss_recovery_ns"]
+    undisturbed = (turns["side"].values == Side.CLIENT) & loss.known & (loss.values == 0)
+    evidence = Nullable(wire.values, wire.known & undisturbed)
+    return minimum_rtt(connections, samples, _rows_of(turns, connections), evidence)
+
+
+@dataclass
+class _Split:
+    """What became of the wire time of each row, and whether that is exact."""
+
+    loss: Nullable
+    network: Nullable
+    peer: Nullable
+    exact: Nullable
+
+
+def _split(turns: Turns, rtt: Nullable, partner: Ints, count: Ints) -> _Split:
+    """The wire time as network and peer: by what the other end says, else by the minimum round trip.
+
+    rtt: that of each row's connection; partner: the row of the same turn at the other end, -1 unknown; count:
+    how many turns a row is.
+    """
+    client = turns["side"].values == Side.CLIENT
+    wire, loss = (
+        Nullable(turns[name].values.copy(), turns[name].known & client)
+        for name in ("wire_ns", "loss_recovery_ns")
+    )
+    residence = _of_rows(turns["residence_ns"], partner)
+    # A retransmission for which the answer did not wait: it came sooner than an answer to it can, or the
+    # other end had the request before.
+    spurious = wire.known & loss.known & (loss.values > 0) & (count == 1)
+    spurious &= (rtt.known & (wire.values < rtt.values)) | (
+        residence.known & (wire.values < residence.values)
+    )
+    wire.values += np.where(spurious, loss.values, 0)
+    loss.values[spurious] = 0
+
+    exact = wire.known & residence.known
+    travel = np.where(count > wire.values // np.maximum(rtt.values, 1), wire.values, count * rtt.values)
+    peer = np.where(exact, np.minimum(residence.values, wire.values), wire.values - travel)
+    known = exact | (wire.known & rtt.known)
+    return _Split(
+        loss=loss,
+        network=Nullable(wire.values - peer, known),
+        peer=Nullable(peer, known),
+        exact=Nullable(exact.astype(np.int64), known),
+    )
+
+
+def _columns(turns: Turns, split: _Split) -> dict[str, pa.Array]:
+    """What turns and sums of them have in common."""
+    found = {name: turns[name] for name in EXCHANGES.names if name in turns.columns}
+    found |= {
+        "loss_recovery_ns": split.loss,
+        "network_ns": split.network,
+        "peer_ns": split.peer,
+    }
+    total = turns["total_ns"]
+    rest = total.values.copy()
+    for stage in STAGES:
+        rest -= np.where(found[stage].known, found[stage].values, 0)
+    found[UNATTRIBUTED] = Nullable(rest, total.known)
+    flags = turns["flags"].values
+    everywhere = np.ones(len(turns), np.bool_)
+    repeated = turns["retransmits"].known & (turns["retransmits"].values > 0)
+    made = {name: column.array() for name, column in found.items() if name != "side"}
+    return made | {
+        "side": names(turns["side"], _SIDES),
+        "network_exact": split.exact.array(pa.bool_()),
+        "hold_ambiguous": Nullable(flags & ExchangeFlag.HOLD_AMBIGUOUS, everywhere).array(pa.bool_()),
+        "retransmit_kind": names(Nullable(flags & sum(_RETRANSMITS.values()), repeated), _kinds()),
+    }
+
+
+def _kinds() -> dict[int, str]:
+    """Flags of retransmissions in any combination -> their names joined by +."""
+    combined = {0: ""}
+    for name, flag in _RETRANSMITS.items():
+        combined |= {flags | flag: f"{text}+{name}".lstrip("+") for flags, text in combined.items()}
+    return {flags: text for flags, text in combined.items() if text}
+
+
+def _delayed_ack(turns: Turns, rtt: Nullable) -> Nullable:
+    """Whether a delayed ACK took part: this end's own, or the one that released what Nagle held.
+
+    Null when it cannot be told: the hold is not known, or the release is and the round trip is not.
+    """
+    release, held = turns["release_ns"], turns["nagle_ns"]
+    shortest, longest = _DELAYED_NS
+    late = release.values - rtt.values
+    seen = release.known & rtt.known & (late >= shortest) & (late <= longest)
+    own = (turns["flags"].values & ExchangeFlag.DELAYED_ACK) != 0
+    told = held.known & (rtt.known | ~release.known | (release.values < shortest))
+    return Nullable((own | seen).astype(np.int64), own | seen | told)

@@ -1,0 +1,60 @@
+"""The minimum round-trip time of each connection: what separates network from peer where only one end is
+known.
+
+Every piece of evidence is an upper bound of the path's round trip, so the least of them is the best:
+  - the handshake, where it is exact and nothing of it was repeated;
+  - the connection's own clean samples, data handed to the device until its own ACK arrived;
+  - the wire time of its turns without loss, which contains the peer's work.
+The kernel's minimum is not among them: its samples contain piggybacked work and age out. A connection that
+was open before the recording has no handshake; it depends on the other two.
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from tcptrace.analysis.columns import Ints, Mask, Nullable, nullable, plain, truths
+from tcptrace.trace.reader import Trace
+
+# A duration beyond this, 18 years, is none: 14 stages of it still add up in 63 bits.
+LONGEST_NS = 1 << 59
+
+
+def minimum_rtt(connections: pa.Table, samples: Nullable, of: Ints, wire: Nullable) -> Nullable:
+    """Per row of the table `connections`: the minimum round-trip time in ns, null without evidence.
+
+    samples: clean_samples(). wire: time between request and answer of turns without loss (null in all
+    others); of: the row of `connections` to which each of these turns belongs, -1 for none.
+    """
+    least = np.full(connections.num_rows, LONGEST_NS)
+    handshake = nullable(connections, "handshake_ns")
+    usable = handshake.known & truths(connections, "handshake_exact")
+    for repeated in ("syn_retransmits", "synack_retransmits"):
+        usable &= nullable(connections, repeated).values == 0
+    for column in (Nullable(handshake.values, usable), samples):
+        usable = column.known & (column.values > 0)
+        least[usable] = np.minimum(least[usable], column.values[usable])
+    turns = wire.known & (wire.values > 0) & (of >= 0)
+    np.minimum.at(least, of[turns], wire.values[turns])
+    return Nullable(np.where(least < LONGEST_NS, least, 0), least < LONGEST_NS)
+
+
+def clean_samples(trace: Trace, connections: pa.Table) -> Nullable:
+    """Per row of the table `connections`: the least time from data to its own ACK, ns, over all its
+    records."""
+    of = positions(plain(connections, "connection_id"), plain(trace.connections, "connection_id"))
+    sample = nullable(trace.connections, "min_sample_ns")
+    usable = sample.known & (sample.values > 0) & (of >= 0)
+    least = np.full(connections.num_rows, LONGEST_NS)
+    np.minimum.at(least, of[usable], sample.values[usable])
+    return Nullable(np.where(least < LONGEST_NS, least, 0), least < LONGEST_NS)
+
+
+def positions(ids: Ints, wanted: Ints) -> Ints:
+    """Where each wanted value stands in `ids`, which are distinct; -1 where it does not."""
+    if not len(ids):
+        return np.full(len(wanted), -1)
+    order = np.argsort(ids, kind="stable")
+    place = np.minimum(np.searchsorted(ids[order], wanted), len(ids) - 1)
+    found = order[place]
+    present: Mask = ids[found] == wanted
+    return np.where(present, found, -1)
