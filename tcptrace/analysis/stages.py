@@ -36,3 +36,6 @@ GROUPS = {
     "unattributed": (UNATTRIBUTED,),
 }
 """Every stage is in one group; budgets add up by group as they do by stage."""
+
+NOT_AT: dict[str, tuple[str, ...]] = {"client": (), "server": ("loss_recovery_ns", "network_ns", "peer_ns")}
+"""Stages that an end does not have: null there by definition, not because something was missed."""

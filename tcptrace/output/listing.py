@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tcptrace.analysis.columns import endpoint_text
 from tcptrace.output.escape import visible
 from tcptrace.output.tables import Column, text_lines
 from tcptrace.units import UNKNOWN, format_count, format_duration, format_size
@@ -57,12 +58,6 @@ def handshake_cells(table: pa.Table) -> list[str]:
 def endpoint_cells(table: pa.Table, end: str) -> list[str]:
     addresses, ports = table[f"{end}_addr"].to_pylist(), table[f"{end}_port"].to_pylist()
     return [endpoint_text(address, port) for address, port in zip(addresses, ports, strict=True)]
-
-
-def endpoint_text(address: str | None, port: int | None) -> str:
-    if address is None:
-        return UNKNOWN
-    return f"{f'[{address}]' if ':' in address else address}:{'*' if port is None else port}"
 
 
 def size_cells(column: pa.ChunkedArray) -> list[str]:
