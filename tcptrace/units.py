@@ -1,4 +1,4 @@
-"""Durations and sizes as people write and read them.
+"""Durations, sizes and distances as people write and read them.
 
 Parsing is exact (decimal, never binary floating point) and raises UsageError naming the text. Formatting
 gives three significant digits and an en dash for what is not known, which is not the same as 0.
@@ -14,6 +14,8 @@ UNKNOWN = "–"
 _NS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9}
 _NS |= {"": 10**9, "m": 60 * 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
 _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_MILLIMETRES = {"m": 1000, "km": 10**6, "mi": 1_609_344}
+_LIGHT_YEAR = 9_460_730_472_580_800_000
 _NUMBER = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?)\s?([a-zµμ]*)", re.ASCII)
 _LARGEST = (1 << 63) - 1
 
@@ -31,6 +33,34 @@ def parse_duration(text: str) -> int:
     value = int(Decimal(match[1]) * _NS[match[2]])
     if not 0 < value <= _LARGEST:
         raise UsageError(f"{text!r} is {'too short' if value == 0 else 'too long'} for a duration: {hint}")
+    return value
+
+
+def parse_latency(text: str) -> int:
+    """Nanoseconds like parse_duration(), but never without a unit: nobody means seconds by `0.5`.
+
+    Raises UsageError.
+    """
+    match = _NUMBER.fullmatch(text)
+    if match is not None and not match[2]:
+        raise UsageError(f"{text!r} has no unit: give one, as in {text.strip()}ms")
+    return parse_duration(text)
+
+
+def parse_distance(text: str) -> int:
+    """Millimetres from `80km`, `500m`, `50mi` (statute miles); there is no distance without a unit.
+
+    Raises UsageError for anything else, for 0, and for what is longer than a light year.
+    """
+    hint = "give a number and a unit, as in 80km, 500m or 50mi"
+    match = _NUMBER.fullmatch(text)
+    if match is not None and not match[2]:
+        raise UsageError(f"{text!r} has no unit: {hint}")
+    if match is None or match[2] not in _MILLIMETRES:
+        raise UsageError(f"{text!r} is no distance: {hint}")
+    value = int(Decimal(match[1]) * _MILLIMETRES[match[2]])
+    if not 0 < value <= _LIGHT_YEAR:
+        raise UsageError(f"{text!r} is too {'short' if value == 0 else 'long'} for a distance: {hint}")
     return value
 
 
@@ -79,6 +109,15 @@ def format_size(size_bytes: float | None) -> str:
             whole = size_bytes % scale == 0
             return f"{f'{size_bytes / scale:.0f}' if whole else significant(size_bytes / scale)} {unit}"
     return f"{size_bytes:.0f} B"
+
+
+def format_distance(millimetres: float | None) -> str:
+    """`80 km`, `80.5 km`, `500 m`, `0.300 m`."""
+    if millimetres is None or millimetres != millimetres:
+        return UNKNOWN
+    scale, unit = (10**6, "km") if millimetres >= 10**6 else (10**3, "m")
+    whole = millimetres % scale == 0
+    return f"{f'{millimetres / scale:.0f}' if whole else significant(millimetres / scale)} {unit}"
 
 
 def format_count(number: float | None) -> str:

@@ -75,9 +75,43 @@ def test_what_is_no_size_is_named(text: str) -> None:
     assert "64K" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "millimetres"),
+    [("80km", 80 * 10**6), ("80 km", 80 * 10**6), ("50mi", 80_467_200), ("500m", 500_000), ("0.3m", 300)],
+)
+def test_distances(text: str, millimetres: int) -> None:
+    assert units.parse_distance(text) == millimetres
+
+
+@pytest.mark.parametrize(
+    "text", ["", "80", "km", "-80km", "80 miles", "80KM", "8e1km", "0km", "0.0001m", "9999999999999999km"]
+)
+def test_what_is_no_distance_is_named(text: str) -> None:
+    with pytest.raises(UsageError) as error:
+        units.parse_distance(text)
+    assert repr(text) in str(error.value)
+    assert "80km" in str(error.value)
+
+
+def test_a_latency_needs_a_unit() -> None:
+    assert units.parse_latency("0.5ms") == 500_000
+    with pytest.raises(UsageError, match=r"'0.5' has no unit: give one, as in 0.5ms"):
+        units.parse_latency("0.5")
+    with pytest.raises(UsageError, match="'fast' is no duration"):
+        units.parse_latency("fast")
+
+
+@pytest.mark.parametrize(
+    ("millimetres", "text"),
+    [(None, "–"), (80 * 10**6, "80 km"), (80_467_200, "80.5 km"), (500_000, "500 m"), (300, "0.300 m")],
+)
+def test_distances_read_well(millimetres: float | None, text: str) -> None:
+    assert units.format_distance(millimetres) == text
+
+
 @given(st.text(max_size=30))
 def test_any_text_is_a_value_or_a_usage_error(text: str) -> None:
-    for parse in (units.parse_duration, units.parse_size):
+    for parse in (units.parse_duration, units.parse_latency, units.parse_distance, units.parse_size):
         try:
             assert 0 < parse(text) <= LARGEST
         except UsageError as error:
