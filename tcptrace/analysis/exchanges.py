@@ -48,6 +48,12 @@ def sums(trace: Trace, connections: pa.Table) -> pa.Table:
     return sum_rows(summed.ordered(), singles, connections, clean_samples(trace, connections))
 
 
+def without_rows(trace: Trace) -> int:
+    """How many exchanges are in sums alone."""
+    kind, summed = plain(trace.exchanges, "kind"), plain(trace.exchanges, "summed")
+    return int(summed[kind == Kind.EXCHANGES].clip(1, 1 << 32).sum())
+
+
 def turn_rows(turns: Turns, connections: pa.Table, samples: Nullable) -> pa.Table:
     """`exchanges` of turns in their order; samples: rtt.clean_samples() of the connections."""
     of = _rows_of(turns, connections)
@@ -65,7 +71,7 @@ def turn_rows(turns: Turns, connections: pa.Table, samples: Nullable) -> pa.Tabl
 def sum_rows(summed: Turns, singles: Turns, connections: pa.Table, samples: Nullable) -> pa.Table:
     """`sums` of summed turns; singles tell of the round trips of their connections."""
     of = _rows_of(summed, connections)
-    count = np.maximum(summed["summed"].values, 1)
+    count = summed["summed"].values.clip(1, 1 << 32)
     rtt = _of_rows(_least(singles, connections, samples), of)
     split = _split(summed, rtt, np.full(len(summed), -1), count)
     nothing = Nullable(np.zeros(len(summed), np.int64), np.zeros(len(summed), np.bool_))

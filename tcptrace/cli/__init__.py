@@ -26,6 +26,10 @@ COMMANDS = {
         "tcptrace.cli.connections",
         "List connections as a table, CSV, NDJSON or Parquet.",
     ),
+    "exchanges": (
+        "tcptrace.cli.exchanges",
+        "List exchanges, a request and its answer each, and where their time went.",
+    ),
     "report": ("tcptrace.cli.report", "Make one self-contained HTML page of one or more traces."),
 }
 

@@ -1,33 +1,16 @@
 """tcptrace connections."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from tcptrace.cli import CONTEXT
-from tcptrace.cli.common import FILE, exit_code, force_option, trace_argument
-from tcptrace.errors import UsageError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from tcptrace.cli.common import exit_code
+from tcptrace.cli.listing import check_output, deliver, listing_options
 
 
 @click.command("connections", context_settings=CONTEXT)
-@trace_argument
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["table", "csv", "ndjson", "parquet"]),
-    default="table",
-    show_default=True,
-    help="table is for reading; the others carry every column. parquet needs -o.",
-)
-@click.option(
-    "-o", "--output", type=FILE, metavar="FILE", help="Write to FILE (mode 0600) instead of stdout."
-)
-@force_option
+@listing_options
 def command(trace: Path, format_: str, output: Path | None, force: bool) -> int:
     """List the TCP connections in TRACE, one row per end, ordered by start.
 
@@ -69,6 +52,12 @@ def command(trace: Path, format_: str, output: Path | None, force: bool) -> int:
       left_censored           open before the recording
       right_censored          open at its end
       state                   of an open connection, when last seen
+      pattern                 turns (of request and answer), stream (none), mixed, none (no
+                              payload); null, as what follows, when recorded without a budget
+      exchanges, pipelined    complete turns; changes of direction that were no turns
+      held_nagle_ns, held_cork_ns, held_cwnd_ns, held_rwnd_ns, held_pacing_ns, held_sndbuf_ns
+                              how long bytes could not leave, by cause
+      unread_ns               how long received bytes waited for a read
 
     \b
     Exit codes:
@@ -84,35 +73,12 @@ def command(trace: Path, format_: str, output: Path | None, force: bool) -> int:
       tcptrace connections web.tct --format ndjson | jq 'select(.close_reason == "timeout")'
       tcptrace connections web.tct --format parquet -o web.parquet
     """
-    from tcptrace.output.files import check_target, write_private
-
-    if format_ == "parquet" and output is None:
-        raise UsageError("--format parquet is no text, so it needs a file: add -o FILE")
-    if output is not None:
-        check_target(output, force=force)
+    check_output(format_, output, force)
 
     from tcptrace.analysis.connections import connections
+    from tcptrace.output.listing import connection_lines
     from tcptrace.trace.reader import read
 
     contents = read(trace)
-    table = connections(contents)
-    if output is not None:
-        write_private(output, lambda file: _write(table, format_, file), force=force)
-    else:
-        sys.stdout.flush()
-        _write(table, format_, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+    deliver(connections(contents), connection_lines, format_, output, force)
     return exit_code(contents)
-
-
-def _write(table: "pa.Table", format_: str, file: BinaryIO) -> None:
-    from tcptrace.output import tables
-    from tcptrace.output.listing import connection_lines
-
-    if format_ == "table":
-        encoding = sys.stdout.encoding if file is sys.stdout.buffer else "utf-8"
-        for line in connection_lines(table):
-            file.write(f"{line}\n".encode(encoding, "backslashreplace"))
-    else:
-        writer = {"csv": tables.write_csv, "ndjson": tables.write_ndjson, "parquet": tables.write_parquet}
-        writer[format_](table, file)

@@ -1,12 +1,15 @@
-"""Columns of the table `connections` as text cells, and the table for reading."""
+"""Columns of the tables `connections` and `exchanges` as text cells, and both tables for reading."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tcptrace.analysis.columns import endpoint_text
+from tcptrace.analysis.columns import endpoint_text, nullable, plain
+from tcptrace.analysis.rtt import positions
+from tcptrace.analysis.stages import GROUPS
 from tcptrace.output.escape import visible
 from tcptrace.output.tables import Column, text_lines
 from tcptrace.units import UNKNOWN, format_count, format_duration, format_size
@@ -34,6 +37,80 @@ def connection_lines(table: pa.Table) -> Iterator[str]:
             Column("BY", plain_cells(table["initiator"])),
         ]
     )
+
+
+def exchange_lines(table: pa.Table, connections: pa.Table) -> Iterator[str]:
+    """The table `exchanges` as aligned lines, the titles first: stages by group, and remote ends."""
+    return text_lines(
+        [
+            Column("ID", plain_cells(table["connection_id"]), right=True),
+            Column("SEQ", plain_cells(table["seq"]), right=True),
+            Column("STARTED (UTC)", [instant_text(ns) for ns in table["started_ns"].to_pylist()]),
+            Column("SIDE", plain_cells(table["side"])),
+            Column("REMOTE", _remote_cells(table, connections)),
+            Column("TOTAL", [format_duration(ns) for ns in table["total_ns"].to_pylist()], right=True),
+            *(
+                Column(title, _group_cells(table, group), right=True)
+                for group, title in _GROUP_TITLES.items()
+            ),
+            Column("REQUEST", size_cells(table["request_bytes"]), right=True),
+            Column("ANSWER", size_cells(table["response_bytes"]), right=True),
+            Column("NOTES", _note_cells(table)),
+        ]
+    )
+
+
+_GROUP_TITLES = {
+    "application": "APP",
+    "scheduler": "SCHED",
+    "kernel": "KERNEL",
+    "nagle": "NAGLE",
+    "flow control": "FLOW",
+    "network": "NETWORK",
+    "loss recovery": "LOSS",
+    "peer": "PEER",
+    "transfer": "TRANSFER",
+    "unattributed": "REST",
+}
+
+
+def _remote_cells(table: pa.Table, connections: pa.Table) -> list[str]:
+    ends = endpoint_cells(connections, "remote")
+    rows = positions(plain(connections, "connection_id"), plain(table, "connection_id"))
+    return [ends[row] if row >= 0 else UNKNOWN for row in rows.tolist()]
+
+
+def _group_cells(table: pa.Table, group: str) -> list[str]:
+    """The sum of a group's stages that are known; ≥ when some are not, ~ when it is an estimate."""
+    stages = [nullable(table, stage) for stage in GROUPS[group]]
+    total = np.sum([np.where(stage.known, stage.values, 0) for stage in stages], axis=0)
+    some = np.any([stage.known for stage in stages], axis=0)
+    every = np.all([stage.known for stage in stages], axis=0)
+    rough = group in ("network", "peer")
+    exact = table["network_exact"].to_pylist() if rough else [None] * table.num_rows
+    return [
+        f"{'≥' if not whole else '~' if sure is False else ''}{format_duration(ns)}" if known else UNKNOWN
+        for ns, known, whole, sure in zip(total.tolist(), some.tolist(), every.tolist(), exact, strict=True)
+    ]
+
+
+def _note_cells(table: pa.Table) -> list[str]:
+    columns = [
+        table[name].to_pylist()
+        for name in ("delayed_ack", "hold_ambiguous", "retransmits", "retransmit_kind")
+    ]
+    return [
+        ", ".join(
+            note
+            for note, applies in (
+                ("delayed ACK", delayed),
+                ("Nagle or cork", ambiguous),
+                (f"sent again ({kind or 'kind unknown'})", again),
+            )
+            if applies
+        )
+        for delayed, ambiguous, again, kind in zip(*columns, strict=True)
+    ]
 
 
 def repeated_syn_cells(table: pa.Table) -> list[str]:

@@ -82,7 +82,8 @@ def test_version_and_help() -> None:
 
 
 def test_only_what_is_due_exists() -> None:
-    assert list(cli.COMMANDS) == ["doctor", "record", "info", "summary", "connections", "report"]
+    commands = ["doctor", "record", "info", "summary", "connections", "exchanges", "report"]
+    assert list(cli.COMMANDS) == commands
 
 
 def test_the_installed_command_is_the_same() -> None:
