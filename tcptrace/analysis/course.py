@@ -1,0 +1,293 @@
+"""The course of one connection: handshake, turns, what lay between them, rare events, states, end.
+
+All times are int64 ns; those called start_ns count from the connection's own start, or, when that was not
+observed, from the first thing that was.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tcptrace.analysis.columns import plain, rows_at
+from tcptrace.analysis.happenings import Event, events_of
+from tcptrace.analysis.timeline import Turn, timed, turn
+from tcptrace.trace.reader import Trace
+
+# Of a long connection: so many of the first, of the last and of the slowest turns, and events of each end.
+FIRST = LAST = SLOWEST = 8
+EVENTS = 12
+
+_ORDER = (
+    *("syn_sent_ns", "syn_recv_ns", "established_ns", "fin_wait1_ns", "fin_wait2_ns", "closing_ns"),
+    *("time_wait_ns", "close_wait_ns", "last_ack_ns"),
+)
+_CLOSING = _ORDER[3:]
+_HELD = ("nagle", "cork", "cwnd", "rwnd", "pacing", "sndbuf")
+
+
+@dataclass(frozen=True)
+class Handshake:
+    """exact: false when the duration is an estimate; repeats: SYNs or SYN-ACKs sent again."""
+
+    start_ns: int
+    duration_ns: int
+    exact: bool
+    repeats: int | None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Time outside turns. waits_for: `application` (this end had not written), `other end` (it had not),
+    `close` (after the last turn), `first turn`; `stream` (data that makes no turns), `unknown`."""
+
+    start_ns: int
+    duration_ns: int
+    waits_for: str
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A turn that is shown."""
+
+    start_ns: int
+    turn: Turn
+
+
+@dataclass(frozen=True)
+class Omission:
+    """Turns or events that are not shown one by one, and what lay between them.
+
+    recorded: turns with a row; busy_ns: their totals added up; longest_ns: the slowest of them. unrecorded:
+    turns without a row of their own. events: events left out here.
+    """
+
+    start_ns: int
+    duration_ns: int
+    recorded: int = 0
+    busy_ns: int = 0
+    longest_ns: int = 0
+    unrecorded: int = 0
+    events: int = 0
+
+
+@dataclass(frozen=True)
+class Happening:
+    start_ns: int
+    event: Event
+
+
+@dataclass(frozen=True)
+class End:
+    """How it ended, as in the table `connections`; reason `open`: it did not."""
+
+    start_ns: int
+    reason: str | None
+    initiator: str | None
+
+
+Entry = Handshake | Gap | Passage | Omission | Happening | End
+
+
+@dataclass(frozen=True)
+class State:
+    """Time in a TCP state. start_ns: null when its place is not known."""
+
+    name: str
+    start_ns: int | None
+    duration_ns: int
+
+
+@dataclass(frozen=True)
+class Course:
+    """connection: the row of the table `connections`. origin_ns: wall clock of offset 0, which is the
+    connection's start only if start_known. duration_ns: up to its end, or to the recording's; null when
+    neither is known. turns: complete ones, null without a budget; recorded: those with a row; shown: those
+    in entries. held: cause -> ns that unsent bytes were held over the whole connection, nulls left out."""
+
+    connection: Mapping[str, Any]
+    origin_ns: int
+    start_known: bool
+    duration_ns: int | None
+    entries: tuple[Entry, ...]
+    states: tuple[State, ...]
+    turns: int | None
+    recorded: int
+    shown: int
+    held: Mapping[str, int]
+
+    @property
+    def longest_ns(self) -> int:
+        """The total of the slowest turn that is shown; 0 without one."""
+        return max((each.turn.total_ns for each in self.entries if isinstance(each, Passage)), default=0)
+
+
+def course(trace: Trace, connections: pa.Table, exchanges: pa.Table, connection_id: int) -> Course | None:
+    """The course of a connection; None when there is no such one. The tables are those of this trace."""
+    found = np.flatnonzero(plain(connections, "connection_id") == connection_id)
+    if not len(found):
+        return None
+    row = rows_at(connections, found[:1])[0]
+    starts, totals = plain(exchanges, "started_ns"), plain(exchanges, "total_ns")
+    own = np.flatnonzero((plain(exchanges, "connection_id") == connection_id) & timed(exchanges))
+    own = own[np.lexsort((plain(exchanges, "seq")[own], starts[own]))]
+    events = events_of(trace, row)
+    spans = list(zip(starts[own].tolist(), totals[own].tolist(), strict=True))
+    seqs = plain(exchanges, "seq")[own].tolist()
+
+    origin = _origin(row, spans, events)
+    shown = _chosen([total for _, total in spans])
+    turns = {
+        place: turn(each, trace.header)
+        for place, each in zip(shown, rows_at(exchanges, own[shown]), strict=True)
+    }
+    end = row["ended_ns"] if row["ended_ns"] is not None else _recording_end(trace)
+    states = _states(row, origin, end)
+    begun = _established(row, origin)
+    closing = _close_begins(row, begun, end)
+    entries: list[Entry] = []
+    if row["handshake_ns"] is not None and row["started_ns"] is not None:
+        repeats = [row[name] for name in ("syn_retransmits", "synack_retransmits") if row[name] is not None]
+        entries.append(
+            Handshake(
+                row["started_ns"] - origin,
+                row["handshake_ns"],
+                row["handshake_exact"] is not False,
+                sum(repeats) if repeats else None,
+            )
+        )
+    entries += _between(row, spans, seqs, turns, origin, begun, closing)
+    entries += _happenings(events, origin)
+    if row["ended_ns"] is not None or row["close_reason"] is not None:
+        last = max([each.start_ns for each in entries], default=0)
+        at = end - origin if end is not None else last
+        entries.append(End(at, row["close_reason"], row["initiator"]))
+    return Course(
+        connection=row,
+        origin_ns=origin,
+        start_known=row["started_ns"] is not None,
+        duration_ns=None if end is None or row["started_ns"] is None else end - origin,
+        entries=tuple(sorted(entries, key=lambda entry: (entry.start_ns, isinstance(entry, End)))),
+        states=states,
+        turns=row["exchanges"],
+        recorded=len(spans),
+        shown=len(shown),
+        held={cause: row[f"held_{cause}_ns"] for cause in _HELD if row[f"held_{cause}_ns"] is not None},
+    )
+
+
+def _origin(row: Mapping[str, Any], spans: Sequence[tuple[int, int]], events: Sequence[Event]) -> int:
+    if row["started_ns"] is not None:
+        return int(row["started_ns"])
+    known = [*(start for start, _ in spans[:1]), *(event.at_ns for event in events[:1])]
+    if row["ended_ns"] is not None:
+        known.append(row["ended_ns"] - sum(row[name] or 0 for name in _ORDER))
+    return min(known, default=0)
+
+
+def _recording_end(trace: Trace) -> int | None:
+    """Wall clock; of a trace that was cut, the last that it knows."""
+    return trace.clocks[-1][1] if trace.clocks else None
+
+
+def _chosen(totals: Sequence[int]) -> list[int]:
+    """Places of the turns that are shown: the first, the last and the slowest of a long connection."""
+    n = len(totals)
+    if n <= FIRST + LAST + SLOWEST:
+        return list(range(n))
+    edges = {*range(FIRST), *range(n - LAST, n)}
+    middle = sorted(range(FIRST, n - LAST), key=lambda place: (-totals[place], place))
+    return sorted(edges | set(middle[:SLOWEST]))
+
+
+def _established(row: Mapping[str, Any], origin: int) -> int | None:
+    """Wall clock of ESTABLISHED."""
+    if row["started_ns"] is None or row["handshake_ns"] is None:
+        return None
+    return origin + int(row["handshake_ns"])
+
+
+def _close_begins(row: Mapping[str, Any], begun: int | None, end: int | None) -> int | None:
+    """Wall clock of the first FIN or reset, or of the recording's end."""
+    if begun is not None and row["established_ns"] is not None:
+        return begun + int(row["established_ns"])
+    if end is None:
+        return None
+    return end - sum(row[name] or 0 for name in _CLOSING)
+
+
+def _states(row: Mapping[str, Any], origin: int, end: int | None) -> tuple[State, ...]:
+    known = [(name.removesuffix("_ns").upper(), row[name]) for name in _ORDER if row[name] is not None]
+    at: int | None = None
+    if row["started_ns"] is not None:
+        at = 0
+    elif row["ended_ns"] is not None and end is not None:
+        at = end - origin - sum(length for _, length in known)
+    made = []
+    for name, length in known:
+        made.append(State(name, at, length))
+        at = None if at is None else at + length
+    return tuple(made)
+
+
+def _between(
+    row: Mapping[str, Any],
+    spans: Sequence[tuple[int, int]],
+    seqs: Sequence[int],
+    turns: Mapping[int, Turn],
+    origin: int,
+    begun: int | None,
+    closing: int | None,
+) -> list[Entry]:
+    """The turns that are shown, and what lies before, between and after them."""
+    made: list[Entry] = []
+    at, place, expected = begun, 0, 0
+    for number, each in sorted(turns.items()):
+        start, total = spans[number]
+        left = spans[place:number]
+        missing = seqs[number] - expected - len(left)
+        made += _pause(at, start, origin, left, missing, "first turn" if not number else _waits_for(each))
+        made.append(Passage(start - origin, each))
+        at, place, expected = start + total, number + 1, seqs[number] + 1
+    after = (row["exchanges"] or 0) - expected
+    waits_for = "close" if turns else "stream" if row["pattern"] in ("stream", "mixed") else "unknown"
+    if not turns and row["pattern"] == "none":
+        waits_for = "close"
+    return made + _pause(at, closing, origin, (), after, waits_for)
+
+
+def _waits_for(following: Turn) -> str:
+    return "application" if following.side == "client" else "other end"
+
+
+def _pause(
+    start: int | None,
+    end: int | None,
+    origin: int,
+    left: Sequence[tuple[int, int]],
+    missing: int,
+    waits_for: str,
+) -> list[Entry]:
+    """Between two turns: nothing, a gap, or the turns that are left out."""
+    missing = max(0, missing)
+    if left or missing:
+        first = left[0][0] if start is None and left else start
+        if first is None:
+            first = end if end is not None else origin
+        totals = [total for _, total in left]
+        length = max(0, (end if end is not None else first) - first)
+        return [Omission(first - origin, length, len(left), sum(totals), max(totals, default=0), missing)]
+    if start is None or end is None or end <= start:
+        return []
+    return [Gap(start - origin, end - start, waits_for)]
+
+
+def _happenings(events: Sequence[Event], origin: int) -> list[Entry]:
+    """All events, or the first and the last of many."""
+    if len(events) <= 2 * EVENTS:
+        return [Happening(event.at_ns - origin, event) for event in events]
+    head, middle, tail = events[:EVENTS], events[EVENTS:-EVENTS], events[-EVENTS:]
+    left = Omission(middle[0].at_ns - origin, middle[-1].at_ns - middle[0].at_ns, events=len(middle))
+    return [*(Happening(event.at_ns - origin, event) for event in (*head, *tail)), left]
