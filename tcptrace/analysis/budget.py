@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from tcptrace.analysis.columns import Ints, Mask, bool_array, nullable, plain, text_equals, truths
-from tcptrace.analysis.groups import Key, connection_rows, group
+from tcptrace.analysis.groups import Grouping, Key, connection_rows, group
 from tcptrace.analysis.stages import GROUPS, STAGES, UNATTRIBUTED
 from tcptrace.analysis.summary import QUANTILES
 
@@ -34,8 +34,9 @@ class Budget:
     stages: mean ns of each stage, an exchange that does not know it counting 0 (its time is then in
     unattributed_ns); None when no exchange knows it. missing: stage -> exchanges that do not know it, where
     others do; at least, because a sum over several is only counted when none of them knows. exact and
-    estimated: exchanges by how network and peer were told apart; the others have neither. value_ns: the
-    percentile, or the maximum, around which the exchanges lie; None for the mean of all.
+    estimated: exchanges by how network and peer were told apart; the others have neither. delayed_ack,
+    hold_ambiguous: exchanges with that mark; at most, because a sum over several has it when one of them
+    does. value_ns: the percentile, or the maximum, around which the exchanges lie; None for the mean of all.
     """
 
     n: int
@@ -45,6 +46,8 @@ class Budget:
     missing: dict[str, int]
     exact: int
     estimated: int
+    delayed_ack: int
+    hold_ambiguous: int
     value_ns: int | None = None
 
     @property
@@ -68,6 +71,8 @@ class Budget:
             "missing": self.missing,
             "network_exact": self.exact,
             "network_estimated": self.estimated,
+            "delayed_ack": self.delayed_ack,
+            "hold_ambiguous": self.hold_ambiguous,
         }
 
 
@@ -76,9 +81,10 @@ class Group:
     """The budgets of one group: `mean`, and those of AT that have enough rows.
 
     exchanges: all of them; rows: those with a row each, over which percentiles go. connections: how many
-    they were on.
+    they were on. number: that of the group in its grouping.
     """
 
+    number: int
     key: Key
     exchanges: int
     rows: int
@@ -146,7 +152,13 @@ def budgets(
 ) -> list[Group]:
     """The budgets by side and by each of `by` (see analysis.groups), most time in all first; by time, in its
     order. limit: only so many of them."""
-    grouping = group(own.table, connections, by, bin_ns)
+    return of_groups(own, connections, group(own.table, connections, by, bin_ns), limit)
+
+
+def of_groups(
+    own: Pieces, connections: pa.Table, grouping: Grouping, limit: int | None = None
+) -> list[Group]:
+    """budgets() of exchanges that are grouped already."""
     groups = len(grouping.keys)
     total = plain(own.table, "total_ns")
     is_sum = np.arange(len(total)) >= own.rows
@@ -157,7 +169,7 @@ def budgets(
 
     time = _between(total[order], starts, ends)
     chosen = np.lexsort((np.arange(groups), -time))[:limit]
-    if "time" in by:
+    if groups and "from_ns" in grouping.keys[0]:
         chosen = np.array(sorted(chosen.tolist(), key=lambda g: grouping.keys[g]["from_ns"] or 0), np.int64)
 
     spans: list[tuple[int, str, int, int, int]] = []
@@ -174,7 +186,7 @@ def budgets(
     for (g, at, *_), mean in zip(spans, means, strict=True):
         made.setdefault(g, {})[at] = mean
     return [
-        Group(grouping.keys[g], int(exchanges[g]), int(rows[g]), int(on[g]), of_group)
+        Group(g, grouping.keys[g], int(exchanges[g]), int(rows[g]), int(on[g]), of_group)
         for g, of_group in made.items()
     ]
 
@@ -231,11 +243,13 @@ def _means(own: Pieces, order: Ints, spans: Sequence[tuple[int, str, int, int, i
         column = nullable(own.table, stage)
         sums.append(_between(column.values[order], low, high).tolist())
         missing.append(_between(np.where(column.known[order], 0, weight), low, high).tolist())
-    known = nullable(own.table.select(["network_ns"]), "network_ns").known
-    exact = truths(own.table, "network_exact")
-    by_exactness = [
-        _between(np.where(rows[order], weight, 0), low, high).tolist() for rows in (exact, known & ~exact)
-    ]
+    split_known, exact = nullable(own.table, "network_ns").known, truths(own.table, "network_exact")
+    marks = (
+        exact,
+        split_known & ~exact,
+        *(truths(own.table, mark) for mark in ("delayed_ack", "hold_ambiguous")),
+    )
+    marked = [_between(np.where(rows[order], weight, 0), low, high).tolist() for rows in marks]
     made = []
     for place, (_, _, _, _, middle) in enumerate(spans):
         parts = [column[place] for column in sums]
@@ -251,8 +265,7 @@ def _means(own: Pieces, order: Ints, spans: Sequence[tuple[int, str, int, int, i
                 },
                 whole[-1],
                 {stage: count for stage, count in unknown.items() if 0 < count < n[place]},
-                by_exactness[0][place],
-                by_exactness[1][place],
+                *(marked[0][place], marked[1][place], marked[2][place], marked[3][place]),
                 int(total[middle]) if middle >= 0 else None,
             )
         )
