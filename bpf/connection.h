@@ -3,13 +3,14 @@
 #ifndef TCPTRACE_CONNECTION_H
 #define TCPTRACE_CONNECTION_H
 
-#include "journal.h"
+#include "turn.h"
 
 static __always_inline void tt_begin(struct tt_socket *s, __u64 now, int state)
 {
 	__u64 n = tt_count(TT_COUNT_TRACKED);
 
-	__builtin_memset(s, 0, sizeof(*s));
+	__builtin_memset(s, 0, __builtin_offsetof(struct tt_socket, one));
+	s->rest[0].summed = s->rest[1].summed = 0;
 	s->connection_id = n * TT_CONFIG(cpus) + bpf_get_smp_processor_id() + 1;
 	s->seen_ns = now;
 	s->entered_ns = now;
@@ -200,6 +201,32 @@ static __always_inline void tt_fill_volume(struct sock *sk, struct tcp_sock *tp,
 	r->min_rtt_us = min_rtt_us == ~0U ? -1 : (__s32)min_rtt_us;
 }
 
+/* Where the hooks that tell are missing, a cause was not observed. */
+static __always_inline void tt_fill_budget(struct tt_socket *s, struct tt_connection *r)
+{
+	struct tt_budget *b = &s->budget;
+
+	r->held_nagle_ns = r->held_cork_ns = r->held_cwnd_ns = r->held_rwnd_ns = -1;
+	r->held_pacing_ns = r->held_sndbuf_ns = r->unread_ns = r->min_sample_ns = -1;
+	r->exchanges = r->pipelined = -1;
+	if (!TT_CONFIG(budget) || b->ready == 2)
+		return;
+	r->exchanges = b->seq;
+	r->pipelined = b->pipelined;
+	if (b->min_sample_ns)
+		r->min_sample_ns = b->min_sample_ns;
+	if (TT_CONFIG(has_ready) && TT_CONFIG(has_read))
+		r->unread_ns = b->unread_ns;
+	if (!TT_CONFIG(has_segment) || !TT_CONFIG(has_departure))
+		return;
+	r->held_nagle_ns = b->held_ns[TT_HOLD_NAGLE];
+	r->held_cork_ns = b->held_ns[TT_HOLD_CORK];
+	r->held_cwnd_ns = b->held_ns[TT_HOLD_CWND];
+	r->held_rwnd_ns = b->held_ns[TT_HOLD_RWND];
+	r->held_pacing_ns = b->held_ns[TT_HOLD_PACING];
+	r->held_sndbuf_ns = b->held_ns[TT_HOLD_SNDBUF];
+}
+
 /* Builds and submits the record. 0 when the ring is full. */
 static __always_inline int tt_emit(struct sock *sk, struct tt_socket *s, __u8 close_reason,
 				   __s64 ended_ns)
@@ -228,9 +255,7 @@ static __always_inline int tt_emit(struct sock *sk, struct tt_socket *s, __u8 cl
 	__builtin_memcpy(r->comm, s->comm, sizeof(r->comm));
 	__builtin_memset(r->pad0, 0, sizeof(r->pad0));
 	__builtin_memset(r->pad1, 0, sizeof(r->pad1));
-	r->held_nagle_ns = r->held_cork_ns = r->held_cwnd_ns = r->held_rwnd_ns = -1;
-	r->held_pacing_ns = r->held_sndbuf_ns = r->unread_ns = r->min_sample_ns = -1;
-	r->exchanges = r->pipelined = -1;
+	tt_fill_budget(s, r);
 	__builtin_memset(r->congestion_control, 0, sizeof(r->congestion_control));
 	const struct tcp_congestion_ops *ca = TT_READ(&tp->inet_conn, icsk_ca_ops);
 
@@ -265,6 +290,15 @@ static __always_inline void tt_settle(struct sock *sk, struct tt_socket *s)
 	}
 }
 
+static __always_inline void tt_budget_end(struct sock *sk, struct tt_socket *s)
+{
+	if (!TT_CONFIG(budget))
+		return;
+	tt_turn_end(sk, s);
+	if (!tt_rest_leave(s))
+		tt_count(TT_LOST_EXCHANGE_RING);
+}
+
 /* The connection is over and everything about it is known that will be. */
 static __always_inline void tt_finish(struct sock *sk, struct tt_socket *s)
 {
@@ -278,6 +312,7 @@ static __always_inline void tt_finish(struct sock *sk, struct tt_socket *s)
 	if (s->journaled && !TT_READ(sk, __sk_common.skc_dport) && tt_owner_wanted(s))
 		return;
 	tt_journal_clear(s);
+	tt_budget_end(sk, s);
 	if (tt_wanted(sk, s) && !tt_emit(sk, s, s->close_reason, s->ended_ns))
 		tt_count(TT_LOST_CONNECTION_RING);
 	tt_count(TT_COUNT_FINISHED);

@@ -86,6 +86,7 @@ struct inode {
 
 struct socket {
 	int state;
+	unsigned long flags;
 };
 
 struct socket_alloc {
@@ -93,12 +94,48 @@ struct socket_alloc {
 	struct inode vfs_inode;
 };
 
+struct list_head {
+	struct list_head *next;
+};
+
+struct wait_queue_head {
+	struct list_head head;
+};
+
+struct wait_queue_entry {
+	void *private;
+	struct list_head entry;
+};
+
+struct socket_wq {
+	struct wait_queue_head wait;
+};
+
+/* fs/eventpoll.c */
+struct eventpoll {
+	struct wait_queue_head wq;
+};
+
+struct epitem {
+	struct eventpoll *ep;
+};
+
+struct eppoll_entry {
+	struct epitem *base;
+	struct wait_queue_entry wait;
+};
+
 struct sock {
 	struct sock_common __sk_common;
 	socket_lock_t sk_lock;
+	struct socket_wq *sk_wq;
 	struct socket *sk_socket;
 	int sk_err;
 	u16 sk_protocol;
+	unsigned long sk_tsq_flags;
+	u32 sk_pacing_status;
+	unsigned long sk_pacing_rate;
+	u8 sk_kern_sock : 1;
 };
 
 /* include/net/sock.h; the values are relocated too */
@@ -146,6 +183,19 @@ struct tcp_sock {
 	struct inet_connection_sock inet_conn;
 	u32 segs_in;
 	u32 segs_out;
+	u32 write_seq;
+	u32 snd_nxt;
+	u32 snd_sml;
+	u32 snd_cwnd;
+	u32 packets_out;
+	u32 sacked_out;
+	u32 lost_out;
+	u32 retrans_out;
+	u32 mss_cache;
+	u32 copied_seq;
+	u64 tcp_wstamp_ns;
+	u8 chrono_type : 2;
+	u8 nonagle : 4;
 	u64 bytes_received;
 	u64 bytes_acked;
 	u64 bytes_sent;
@@ -183,8 +233,12 @@ struct net_device {
 
 struct sk_buff {
 	struct net_device *dev;
+	struct sock *sk;
+	s64 tstamp;
 	char cb[48];
+	unsigned int len;
 	unsigned char *head;
+	unsigned char *data;
 	__u16 transport_header;
 	__u16 network_header;
 };
@@ -192,11 +246,22 @@ struct sk_buff {
 struct tcp_skb_cb {
 	__u32 seq;
 	__u32 end_seq;
+	__u32 ack_seq;
 	__u8 tcp_flags;
+};
+
+struct msghdr {
+	unsigned int msg_flags;
+};
+
+struct sched_info {
+	unsigned long long run_delay;
 };
 
 struct task_struct {
 	unsigned int flags;
+	u64 start_time;
+	struct sched_info sched_info;
 };
 
 struct seq_file;

@@ -9,7 +9,7 @@
  * The kernel skips a program that would interrupt itself on one CPU. A skipped transition shows as an old
  * state that is not the stored one; a skipped CLOSE is made good at tcp_destroy_sock.
  */
-#include "connection.h"
+#include "budget.h"
 #include "walk.h"
 
 /* The third ACK's arrival ends the handshake at either end; the kernel has just taken its RTT sample. */
@@ -244,6 +244,8 @@ TT_TRACEPOINT(tcp_retransmit_skb)
 
 	if (TT_CONFIG(has_retransmit_err) && TT_ARG(2, int))
 		return 0; /* it did not leave */
+	if (TT_CONFIG(budget))
+		tt_budget_retransmit(sk, TT_ARG(1, struct sk_buff *));
 	tt_event_retransmit(sk, TT_ARG(1, struct sk_buff *));
 	return 0;
 }

@@ -12,7 +12,7 @@
  *   TT_READ(pointer, field)   reads through a pointer that the tracepoint passed (a direct load in CO-RE)
  *   TT_PROBE(pointer, field)  reads through any other kernel pointer
  *   TT_CONFIG(field)          a constant of struct tt_config
- *   tt_reserve_X, tt_submit_X  records of the rings `connections` and `events`
+ *   tt_reserve_X, tt_submit_X  records of the rings `connections`, `events` and `exchanges`
  *   tt_has_X(key)             is the key in the set `wanted_X`?
  *   tt_state_get, tt_state_drop, tt_counters, tt_control
  */

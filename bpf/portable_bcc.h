@@ -36,9 +36,12 @@
 
 BPF_RINGBUF_OUTPUT(connections, TT_CONFIG_ring_pages);
 BPF_RINGBUF_OUTPUT(events, TT_CONFIG_ring_pages);
+BPF_RINGBUF_OUTPUT(exchanges, TT_CONFIG_ring_pages);
 BPF_HASH(sockets, __u64, struct tt_socket, 65536);
 BPF_PERCPU_ARRAY(counters, struct tt_counters, 1);
 BPF_ARRAY(control, struct tt_control, 1);
+BPF_ARRAY(threads, struct tt_thread, TT_THREADS);
+BPF_PERCPU_ARRAY(fresh, struct tt_socket, 1); /* zeroes: too large for the stack */
 BPF_ARRAY(journal, struct tt_journal, TT_JOURNAL_SLOTS);
 BPF_HASH(wanted_ports, __u32, __u8, 1024);
 BPF_HASH(wanted_pids, __u32, __u8, 1024);
@@ -64,6 +67,16 @@ static inline struct tt_event *tt_reserve_event(void)
 static inline void tt_submit_event(struct tt_event *e)
 {
 	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+}
+
+static inline struct tt_exchange *tt_reserve_exchange(void)
+{
+	return exchanges.ringbuf_reserve(sizeof(struct tt_exchange));
+}
+
+static inline void tt_submit_exchange(struct tt_exchange *e)
+{
+	exchanges.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
 }
 
 static inline int tt_has_port(__u32 *key)
@@ -119,8 +132,12 @@ static inline struct tt_socket *tt_state_get(struct sock *sk, int create)
 
 	if (s || !create)
 		return s;
-	struct tt_socket fresh = {};
-	sockets.update(&key, &fresh);
+	int zero = 0;
+	struct tt_socket *none = fresh.lookup(&zero);
+
+	if (!none)
+		return 0;
+	sockets.update(&key, none);
 	return sockets.lookup(&key);
 }
 
@@ -170,9 +187,64 @@ static inline struct tcp_sock *tt_tcp_sock(struct sock *sk)
 	return (struct tcp_sock *)sk;
 }
 
+static inline struct tcp_sock *tt_tcp_sock_of_packet(struct sock *sk)
+{
+	return (struct tcp_sock *)sk;
+}
+
+/* The types of an epoll set are in no header. */
+static inline int tt_reader_waits(struct sock *sk)
+{
+	struct socket_wq *wq = TT_PROBE(sk, sk_wq);
+	struct list_head *first;
+
+	if (!wq)
+		return 0;
+	first = TT_PROBE(wq, wait.head.next);
+	if (!first || first == &wq->wait.head)
+		return 0;
+	return TT_PROBE((wait_queue_entry_t *)((void *)first -
+					       __builtin_offsetof(wait_queue_entry_t, entry)),
+			private) != 0;
+}
+
 static inline __s64 tt_cookie(struct sock *sk)
 {
 	return -1;
+}
+
+static inline struct tt_thread *tt_thread(__u32 tid)
+{
+	int slot = tid % TT_THREADS;
+
+	return threads.lookup(&slot);
+}
+
+static inline struct task_struct *tt_task(void)
+{
+	return (struct task_struct *)bpf_get_current_task();
+}
+
+/* Bit-fields that follow chrono_stat in every kernel that has them (since 4.10). */
+static inline __u8 tt_nonagle(const struct tcp_sock *tp)
+{
+	__u8 bytes[2] = {};
+
+	bpf_probe_read_kernel(bytes, sizeof(bytes), (const char *)&tp->chrono_stat[3]);
+	return bytes[1] & 15;
+}
+
+static inline __u8 tt_chrono(const struct tcp_sock *tp)
+{
+	__u8 byte = 0;
+
+	bpf_probe_read_kernel(&byte, sizeof(byte), (const char *)&tp->chrono_stat[3]);
+	return byte & 3;
+}
+
+static inline int tt_kernel_socket(const struct sock *sk)
+{
+	return 0; /* a bit-field */
 }
 
 #define TT_BE16(x) ((__u16)(((x) >> 8) | ((x) << 8)))

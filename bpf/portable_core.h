@@ -54,6 +54,7 @@ const volatile struct tt_config tt_config SEC(".rodata.config") = {};
 
 TT_RING(connections, connection)
 TT_RING(events, event)
+TT_RING(exchanges, exchange)
 TT_SET(wanted_ports, port, __u32)
 TT_SET(wanted_pids, pid, __u32)
 TT_SET(wanted_netns, netns, __u32)
@@ -103,6 +104,13 @@ struct {
 	__type(key, __u32);
 	__type(value, struct tt_journal);
 } journal SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TT_THREADS);
+	__type(key, __u32);
+	__type(value, struct tt_thread);
+} threads SEC(".maps");
 
 #include "table.h"
 
@@ -256,9 +264,71 @@ static __always_inline struct tcp_sock *tt_tcp_sock(struct sock *sk)
 	return bpf_skc_to_tcp_sock(sk);
 }
 
+extern void *bpf_rdonly_cast(const void *object, __u32 type) __ksym __weak;
+
+/* The same of a socket that a packet points to. Kernels that do not trust that pointer have the cast. */
+static __always_inline struct tcp_sock *tt_tcp_sock_of_packet(struct sock *sk)
+{
+	if (bpf_rdonly_cast) /* a weak symbol: 0 where the kernel has none */
+		return bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct tcp_sock));
+	return bpf_skc_to_tcp_sock(sk);
+}
+
 static __always_inline __s64 tt_cookie(struct sock *sk)
 {
 	return TT_CONFIG(has_cookie) ? (__s64)bpf_get_socket_cookie(sk) : -1;
+}
+
+static __always_inline struct tt_thread *tt_thread(__u32 tid)
+{
+	__u32 slot = tid % TT_THREADS;
+
+	return bpf_map_lookup_elem(&threads, &slot);
+}
+
+static __always_inline struct task_struct *tt_task(void)
+{
+	return bpf_get_current_task_btf();
+}
+
+/* tp->nonagle (TCP_NAGLE_*) and tp->chrono_type (enum tcp_chrono): bit-fields */
+static __always_inline __u8 tt_nonagle(const struct tcp_sock *tp)
+{
+	return BPF_CORE_READ_BITFIELD(tp, nonagle);
+}
+
+static __always_inline __u8 tt_chrono(const struct tcp_sock *tp)
+{
+	return BPF_CORE_READ_BITFIELD(tp, chrono_type);
+}
+
+static __always_inline int tt_kernel_socket(const struct sock *sk)
+{
+	return BPF_CORE_READ_BITFIELD(sk, sk_kern_sock);
+}
+
+/* Does anybody wait for this socket's data at this moment: in a read or a poll, or in an epoll_wait() for
+ * a set that it is in? The entry of a set is a callback, and belongs to no task. */
+static __always_inline int tt_reader_waits(struct sock *sk)
+{
+	struct socket_wq *wq = sk->sk_wq;
+	struct wait_queue_entry *waiting;
+	struct list_head *first;
+
+	if (!wq)
+		return 0;
+	first = BPF_CORE_READ(wq, wait.head.next);
+	if (!first || first == &wq->wait.head)
+		return 0;
+	waiting = (void *)first - bpf_core_field_offset(struct wait_queue_entry, entry);
+	if (BPF_CORE_READ(waiting, private))
+		return 1;
+	struct eppoll_entry *in_set =
+		(void *)waiting - bpf_core_field_offset(struct eppoll_entry, wait);
+	struct eventpoll *set = BPF_CORE_READ(in_set, base, ep);
+
+	first = BPF_CORE_READ(set, wq.head.next);
+	return first && first != &set->wq.head;
 }
 
 char LICENSE[] SEC("license") = "GPL";

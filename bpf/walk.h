@@ -74,7 +74,9 @@ static __always_inline void tt_walk_one(struct sock *sk, struct tt_control *c)
 		s->state_ns[tt_slot(state)] += in_state;
 		s->visited |= 1 << tt_slot(state);
 	}
-	int sent = tt_emit(sk, s, TT_CLOSE_OPEN, -1);
+	if (TT_CONFIG(budget) && c->stopping)
+		tt_turn_end(sk, s);
+	int sent = (!TT_CONFIG(budget) || tt_rest_leave(s)) && tt_emit(sk, s, TT_CLOSE_OPEN, -1);
 
 	if (in_state) {
 		s->state_ns[tt_slot(state)] -= in_state;

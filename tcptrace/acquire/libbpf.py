@@ -303,7 +303,7 @@ class Object:
             self._handle = None
 
 
-_BTF_KIND_ENUM, _BTF_KIND_TYPEDEF = 6, 8
+_BTF_KIND_STRUCT, _BTF_KIND_ENUM, _BTF_KIND_TYPEDEF = 4, 6, 8
 
 
 class _BtfType(ctypes.Structure):
@@ -341,6 +341,17 @@ class KernelTypes:
         for _ in range(2):  # typedef -> pointer -> function prototype
             number = self._type(number)[1].size_or_type
         return int(self._type(number)[1].info & 0xFFFF) - 1  # the first is the probe's own data
+
+    def has_member(self, struct: str, member: str) -> bool:
+        """Whether this kernel has a struct with such a member, at its top level."""
+        number = library().btf__find_by_name_kind(self._btf, struct.encode(), _BTF_KIND_STRUCT)
+        if number < 0:
+            return False
+        address, entry = self._type(number)
+        # struct btf_member: name_off, type, offset
+        words = (c_uint32 * (3 * (entry.info & 0xFFFF))).from_address(address + ctypes.sizeof(_BtfType))
+        name = library().btf__name_by_offset
+        return any(name(self._btf, offset) == member.encode() for offset in words[0::3])
 
     def enum_names(self, enum: str) -> dict[int, str]:
         """number -> name; empty when this kernel has no such enum."""

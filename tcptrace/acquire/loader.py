@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from tcptrace import resources
 from tcptrace.acquire import libbpf
+from tcptrace.acquire.arrivals import Arrivals
 from tcptrace.acquire.filters import Filters
-from tcptrace.acquire.providers import LIFECYCLE, Fact, Hook
+from tcptrace.acquire.providers import ARRIVALS, BUDGET, LIFECYCLE, RUN_DELAY, Fact, Hook
 from tcptrace.acquire.ring import Ring
-from tcptrace.errors import HostError
+from tcptrace.errors import HostError, TcptraceError
 from tcptrace.trace import wire
 from tcptrace.trace.wire import Counter
 
@@ -33,6 +34,19 @@ _VARIANTS = (
     {"use_table": 0, "use_hash": 1, "has_cookie": 1},
     {"use_table": 0, "use_hash": 1, "has_cookie": 0},
 )
+
+# What the programs must know of each other.
+_CONFIGURED = {
+    "has_send_reset": "tcp_send_reset",
+    "has_write": "tcp_sendmsg_locked",
+    "has_write_end": "sock_send_length",
+    "has_departure": "net_dev_start_xmit",
+    "has_segment": "tcp_probe",
+    "has_ready": "sk_data_ready",
+    "has_read": "tcp_rcv_space_adjust",
+    "has_read_end": "sock_recv_length",
+    "has_retransmit": "tcp_retransmit_skb",
+}
 
 # Drops that are part of a normal end, or that the packet's own record tells better.
 _ORDINARY_DROPS = {"TCP_RESET", "TCP_FASTOPEN", "TCP_CLOSE"}
@@ -51,10 +65,12 @@ class Loaded:
     buffer_bytes: int
     loader: str = "core"
     variant: dict[str, int] = field(default_factory=dict)
+    arrivals: Arrivals | None = None
 
     def __post_init__(self) -> None:
         self.connections = Ring(self.object.map("connections").fd, self.buffer_bytes, wire.CONNECTION)
         self.events = Ring(self.object.map("events").fd, self.buffer_bytes, wire.EVENT)
+        self.exchanges = Ring(self.object.map("exchanges").fd, self.buffer_bytes, wire.EXCHANGE)
         self._counters = self.object.map("counters")
         self._control = np.frombuffer(
             mmap.mmap(self.object.map("control").fd, mmap.PAGESIZE, mmap.MAP_SHARED), wire.CONTROL, 1
@@ -110,24 +126,39 @@ class Loaded:
         return {name: program.statistics() for name, program in attached.items()}
 
     def close(self) -> None:
+        if self.arrivals:
+            self.arrivals.close()
         self.object.close()
 
 
-def load(filters: Filters | None = None, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> Loaded:
-    """Loads and attaches the lifecycle programs. Raises HostError when the main job cannot run here."""
+def load(
+    filters: Filters | None = None,
+    buffer_bytes: int = DEFAULT_BUFFER_BYTES,
+    mode: str = "budget",
+    without: frozenset[str] = frozenset(),
+) -> Loaded:
+    """Loads and attaches the programs of a mode. Raises HostError when the main job cannot run here.
+
+    `without`: programs that are left out although the kernel takes them, and "arrivals" and "run_delay".
+    """
     keys = (filters or Filters()).keys()
+    facts = LIFECYCLE + (BUDGET if mode == "budget" else ())
     kernel = libbpf.KernelTypes()
     try:
+        has_run_delay = kernel.has_member("sched_info", "run_delay")
         drop_reasons = _short(kernel.enum_names("skb_drop_reason"), _REASON_PREFIX)
         reset_reasons = _short(kernel.enum_names("sk_rst_reason"), _RESET_PREFIX)
-        arguments = {fact.program: _arguments(kernel, fact) for fact in LIFECYCLE}
+        arguments = {fact.program: _arguments(kernel, fact) for fact in facts}
     finally:
         kernel.close()
     missing = {
         fact.program: _absence(fact, arguments[fact.program])
-        for fact in LIFECYCLE
+        for fact in facts
         if fact.tracepoint and (arguments[fact.program] or 0) < fact.arguments
     }
+    missing |= {fact.program: "it was left out on purpose" for fact in facts if fact.program in without}
+    unused = {fact.program: "" for fact in BUDGET if fact not in facts}
+    arrivals, hooks = _budget_extras(mode, without, has_run_delay)
     config = np.zeros((), wire.CONFIG)
     config["cpus"] = libbpf.possible_cpus()
     config["has_retransmit_err"] = (arguments["tcp_retransmit_skb"] or 0) >= 3
@@ -140,7 +171,11 @@ def load(filters: Filters | None = None, buffer_bytes: int = DEFAULT_BUFFER_BYTE
         if number < 256 and name.startswith("TCP_") and name not in _ORDINARY_DROPS:
             words[number >> 6] |= np.uint64(1) << np.uint64(number & 63)
     config["drop_reasons"] = words
+    config["budget"] = mode == "budget"
+    config["has_arrival"] = arrivals is not None
+    config["has_run_delay"] = has_run_delay and "run_delay" not in without
 
+    missing |= unused
     object_, variant = _load_object(config, buffer_bytes, missing)
     try:
         for name, values in keys.items():
@@ -148,13 +183,47 @@ def load(filters: Filters | None = None, buffer_bytes: int = DEFAULT_BUFFER_BYTE
             for key in values:
                 table.update(key, b"\1")
         # Transitions last: a connection seen to close before resets are would be given a wrong reason.
-        hooks = [
-            _attach(object_, fact, missing, arguments[fact.program] or 0) for fact in reversed(LIFECYCLE)
-        ][::-1]
-        return Loaded(object_, hooks, drop_reasons, reset_reasons, buffer_bytes, variant=variant)
+        attached = [_attach(object_, fact, missing, arguments[fact.program] or 0) for fact in reversed(facts)]
+        return Loaded(
+            object_,
+            attached[::-1] + hooks,
+            drop_reasons,
+            reset_reasons,
+            buffer_bytes,
+            variant=variant,
+            arrivals=arrivals,
+        )
     except BaseException:
         object_.close()
+        if arrivals:
+            arrivals.close()
         raise
+
+
+def _budget_extras(
+    mode: str, without: frozenset[str], has_run_delay: bool
+) -> tuple[Arrivals | None, list[Hook]]:
+    """What the budget needs that is no program."""
+    if mode != "budget":
+        return None, []
+    arrivals, reason = None, "it was left out on purpose"
+    if "arrivals" not in without:
+        try:
+            arrivals = Arrivals()
+        except TcptraceError as error:
+            reason = str(error)
+    consequence = "network_ns, peer_ns and kernel_rx_ns are null"
+    hooks = [
+        Hook(ARRIVALS, "SO_TIMESTAMPNS", True, None)
+        if arrivals
+        else Hook(ARRIVALS, None, False, f"{reason}, so {consequence}")
+    ]
+    if has_run_delay and "run_delay" not in without:
+        hooks.append(Hook(RUN_DELAY, "sched_info.run_delay", True, None))
+    else:
+        reason = "it was left out on purpose" if has_run_delay else "this kernel does not count it"
+        hooks.append(Hook(RUN_DELAY, None, False, f"{reason}, so wakeup_ns and app_late_ns are null"))
+    return arrivals, hooks
 
 
 def _short(names: dict[int, str], prefix: str) -> dict[int, str]:
@@ -205,12 +274,14 @@ def _load_variant(
         config[name] = value
     refused: dict[str, str] = {}
     while True:
-        config["has_send_reset"] = "tcp_send_reset" not in missing and "tcp_send_reset" not in refused
+        for name, program in _CONFIGURED.items():
+            config[name] = program not in missing and program not in refused
         object_ = libbpf.Object(resources.bpf_object("lifecycle"))
         try:
             object_.set_initial_value(".rodata.config", config.tobytes())
             object_.set_max_entries("connections", buffer_bytes)
             object_.set_max_entries("events", buffer_bytes)
+            object_.set_max_entries("exchanges", buffer_bytes)
             object_.set_autocreate("storage", not variant["use_hash"])
             if not variant["use_hash"]:
                 object_.set_max_entries("sockets", 1)

@@ -89,6 +89,62 @@ LIFECYCLE = (
 )
 
 
+BUDGET = (
+    Fact(
+        "write entered",
+        "tcp_sendmsg_locked",
+        "tp_btf/tcp_sendmsg_locked",
+        "a turn begins with its first transmission, app_ns and kernel_tx_ns are null, and a hold by MSG_MORE "
+        "cannot be told from Nagle's (hold_ambiguous)",
+        arguments=4,
+    ),
+    Fact(
+        "write returned",
+        "sock_send_length",
+        "tp_btf/sock_send_length",
+        "app_ns, sndbuf_ns and writes are null",
+        arguments=3,
+    ),
+    Fact(
+        "left for the device",
+        "net_dev_start_xmit",
+        "tp_btf/net_dev_start_xmit",
+        "kernel_tx_ns, network_ns, peer_ns, loss_recovery_ns and what held the data back are null",
+        arguments=2,
+    ),
+    Fact(
+        "segment reached TCP",
+        "tcp_probe",
+        "tp_btf/tcp_probe",
+        "network_ns, peer_ns, kernel_rx_ns, kernel_tx_ns and what held the data back are null",
+        arguments=2,
+    ),
+    Fact(
+        "data ready",
+        "sk_data_ready",
+        "tp_btf/sk_data_ready",
+        "kernel_rx_ns, wakeup_ns and app_late_ns are null",
+    ),
+    Fact(
+        "read",
+        "tcp_rcv_space_adjust",
+        "tp_btf/tcp_rcv_space_adjust",
+        "no turn can be seen to end",
+    ),
+    Fact(
+        "read returned",
+        "sock_recv_length",
+        "tp_btf/sock_recv_length",
+        "reads is null, and a read ends with the copy of its last byte",
+        arguments=3,
+    ),
+)
+"""What the budget needs besides: without `left for the device`, say, its stages are null."""
+
+ARRIVALS = "arrived from the device"
+RUN_DELAY = "waiting for a CPU"
+
+
 @dataclass(frozen=True)
 class Hook:
     """What became of one fact in this recording: its provider, or None; why it is missing, or not whole."""

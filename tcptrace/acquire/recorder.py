@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 import tcptrace
-from tcptrace.acquire import hostfacts, loader, seed
+from tcptrace.acquire import arrivals, hostfacts, loader, seed
 from tcptrace.acquire.filters import Filters
 from tcptrace.acquire.priority import Priority
 from tcptrace.trace import wire
@@ -33,6 +33,9 @@ _WALK_EVERY_S = 1.0
 # The last walk repeats while it makes progress: the ring may be smaller than what is open, and a socket
 # between its first state and its place in the kernel's table is not met.
 _IDLE_FINAL_WALKS = 3
+# Exchange records are sampled when their ring is fuller than this at a poll, less so when it is emptier.
+_SAMPLE_ABOVE, _SAMPLE_BELOW, _MAX_SAMPLING = 0.5, 0.1, 16
+_EMITTED = (Counter.COUNT_CONNECTIONS, Counter.COUNT_EVENTS, Counter.COUNT_EXCHANGES)
 # After detaching, a program may still run on another CPU for this long at most.
 _SETTLE_S = 1.0
 
@@ -57,11 +60,12 @@ class Options:
 
     path: Path
     filters: Filters = field(default_factory=Filters)
-    mode: str = "lifecycle"
+    mode: str = "budget"
     buffer_bytes: int = loader.DEFAULT_BUFFER_BYTES
     duration_s: float | None = None
     force: bool = False
     owner: tuple[int, int] | None = None
+    without: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Progress:
     elapsed_s: float
     connections: int
     events: int
+    exchanges: int
     lost: int
 
 
@@ -79,7 +84,9 @@ class Recorder:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self._programs = loader.load(options.filters, options.buffer_bytes)
+        self._programs = loader.load(options.filters, options.buffer_bytes, options.mode, options.without)
+        self._rings = (self._programs.connections, self._programs.events, self._programs.exchanges)
+        self._sampling = 0
         self._writer: TraceWriter | None = None
         self._started = hostfacts.clock_pair()
         self._priority = Priority()
@@ -89,7 +96,7 @@ class Recorder:
     def start(self) -> None:
         """Finds what is open already and opens the file. Everything is attached when this returns."""
         programs = self._programs
-        programs.control(interval_ns=_INTERIM_NS)
+        programs.control(interval_ns=_INTERIM_NS, realtime_offset_ns=arrivals.realtime_offset_ns())
         seeded: dict[str, Any] = {"monotonic_ns": None, "connections": 0, "namespaces": 0, "failed": []}
         if programs.can_walk:
             programs.set_holders(seed.holders())
@@ -139,7 +146,7 @@ class Recorder:
 
     def _drain(self) -> None:
         assert self._writer is not None
-        for ring in (self._programs.connections, self._programs.events):
+        for ring in self._rings:
             records = ring.drain()
             if len(records):
                 self._writer.add(records)
@@ -148,11 +155,24 @@ class Recorder:
     def poll(self) -> None:
         """Moves what the rings hold into the trace; walks the sockets when it is time."""
         assert self._writer is not None
+        self._programs.control(realtime_offset_ns=arrivals.realtime_offset_ns())  # the clock may be set
+        self._sample()
         self._drain()
         if self._programs.can_walk and time.monotonic() >= self._next_walk:
             self._walk()
             self._drain()
         self._writer.tick(time.monotonic())
+
+    def _sample(self) -> None:
+        """Fewer exchanges get a record of their own while their ring fills faster than it is read."""
+        fill = self._programs.exchanges.fill()
+        if fill > _SAMPLE_ABOVE:
+            self._sampling = min(self._sampling + 1, _MAX_SAMPLING)
+        elif fill < _SAMPLE_BELOW and self._sampling:
+            self._sampling -= 1
+        else:
+            return
+        self._programs.control(sampling=self._sampling)
 
     def run(self, until: Callable[[], bool], wake_fd: int, progress: Callable[[Progress], None]) -> None:
         """Polls until `until()` or the duration is over; `wake_fd` ends a pause when it becomes readable."""
@@ -167,14 +187,20 @@ class Recorder:
                     if pause <= 0:
                         return
                 selector.select(pause)
-                self._priority.adapt(max(self._programs.connections.fill(), self._programs.events.fill()))
+                self._priority.adapt(max(ring.fill() for ring in self._rings))
                 self.poll()
                 progress(self.progress(time.monotonic() - begun))
 
     def progress(self, elapsed_s: float) -> Progress:
         counters = self._programs.counters()
         lost = sum(n for counter, n in counters.items() if counter.name.startswith("LOST_"))
-        return Progress(elapsed_s, counters[Counter.COUNT_CONNECTIONS], counters[Counter.COUNT_EVENTS], lost)
+        return Progress(
+            elapsed_s,
+            counters[Counter.COUNT_CONNECTIONS],
+            counters[Counter.COUNT_EVENTS],
+            counters[Counter.COUNT_EXCHANGES],
+            lost,
+        )
 
     def stop(self) -> dict[str, int]:
         """Records what is still open, detaches, ends the file. Returns the losses by cause."""
@@ -227,7 +253,7 @@ class Recorder:
         while True:
             counters = self._programs.counters()
             self._drain()
-            missing = counters[Counter.COUNT_CONNECTIONS] + counters[Counter.COUNT_EVENTS] - self._drained
+            missing = sum(counters[counter] for counter in _EMITTED) - self._drained
             if missing <= 0 or time.monotonic() > deadline:
                 return max(0, missing)
             time.sleep(0.001)
@@ -262,11 +288,15 @@ class Recorder:
         """One sentence for the end of a recording."""
         counters = self._programs.counters()
         text = f"{self.options.path}: {counters[Counter.COUNT_CONNECTIONS]:,} connection records"
+        if self.options.mode == "budget":
+            text += f", {counters[Counter.COUNT_SINGLE]:,} exchanges"
+        if counters[Counter.COUNT_SUMMED]:
+            text += f" and {counters[Counter.COUNT_SUMMED]:,} more as sums"
         text += f", {counters[Counter.COUNT_EVENTS]:,} events, "
         if not losses:
             return text + "nothing lost"
         text += "LOST " + ", ".join(f"{n:,} {name}" for name, n in losses.items())
-        if "connection_ring" in losses or "event_ring" in losses:
+        if any(name.endswith("_ring") for name in losses):
             text += f" (a larger --buffer than {self.options.buffer_bytes} bytes would help)"
         return text
 

@@ -84,10 +84,10 @@ def default_path() -> Path:
 )
 @click.option(
     "--mode",
-    type=click.Choice(["lifecycle"]),
-    default="lifecycle",
+    type=click.Choice(["lifecycle", "budget"]),
+    default="budget",
     show_default=True,
-    help="What to measure.",
+    help="budget times each exchange as well.",
 )
 @click.option(
     "--buffer",
@@ -234,7 +234,7 @@ class _View:
         now = progress.elapsed_s
         if now - self._shown < _REFRESH_S:
             return
-        total = progress.connections + progress.events
+        total = progress.connections + progress.events + progress.exchanges
         rate = (total - self._last[1]) / max(now - self._last[0], 1e-9)
         self._shown, self._last = now, (now, total)
         lost = f"{progress.lost:,} lost" if progress.lost else "nothing lost"
