@@ -44,7 +44,7 @@ http {{
     uwsgi_temp_path {directory}/temp;
     scgi_temp_path {directory}/temp;
     server {{
-        listen 127.0.0.1:{port};
+        listen {address}:{port};
         root {directory};
     }}
 }}
@@ -80,8 +80,8 @@ def _postgres() -> Path | None:
 
 
 @contextlib.contextmanager
-def nginx(space: Namespace) -> Iterator[str]:
-    """nginx with one worker and two files, `/small` and `/large`; yields its address."""
+def nginx(space: Namespace, address: str) -> Iterator[str]:
+    """nginx with one worker and two files, `/small` and `/large`; yields where they are."""
     program = _nginx()
     if program is None:
         raise HostError("the comparison needs nginx: apt install nginx-light")
@@ -89,19 +89,21 @@ def nginx(space: Namespace) -> Iterator[str]:
         for name, size in (("small", SMALL_BYTES), ("large", LARGE_BYTES)):
             (directory / name).write_bytes(b"x" * size)
         configuration = directory / "nginx.conf"
-        configuration.write_text(NGINX.format(directory=directory, port=HTTP_PORT))
+        configuration.write_text(NGINX.format(directory=directory, address=address, port=HTTP_PORT))
         command = [program, "-p", str(directory), "-e", "stderr", "-c", str(configuration)]
         with _server(space, command, "nobody", directory, lambda: _listens(space, HTTP_PORT)):
-            yield f"http://127.0.0.1:{HTTP_PORT}"
+            yield f"http://{address}:{HTTP_PORT}"
 
 
 def h2load(space: Namespace, url: str, requests: int, connections: int) -> Told:
-    """Requests over HTTP/1.1 with keep-alive, the next one when the last is answered; one thread.
+    """Requests over HTTP/1.1 with keep-alive, the next one when the last is answered.
 
-    Its mean is that of every request, from its submission to the end of its answer. wrk's would not do: it
-    adds requests that it thinks it would have sent.
+    Its mean is that of every request, from its submission to the end of its answer: 2 us more than from its
+    write to its last read, when each connection has a thread of its own; otherwise it would contain the time
+    for which answers of other connections keep the thread busy. wrk's mean would not do: it contains requests
+    that wrk thinks it would have sent.
     """
-    command = ["h2load", "--h1", "-t", "1", "-n", str(requests), "-c", str(connections), url]
+    command = ["h2load", "--h1", "-n", str(requests), "-c", str(connections), "-t", str(connections), url]
     said = space.check(command, timeout=RUN_SECONDS).stdout
     done = re.search(r"(\d+) succeeded, 0 failed", said)
     # min, max, mean, standard deviation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -14,23 +15,27 @@ from latency import Comparison, compare, of_transactions
 from recording import Recording, run
 from services import HTTP_PORT, SQL_PORT, h2load, nginx, postgres
 from tcptrace.errors import TcptraceError
-from tcptrace.lab.namespaces import Namespace
+from tcptrace.lab.link import Link
+from tcptrace.lab.namespaces import SIDE_B, Namespace
 
 Start = Callable[..., Recording]
 
 
 @dataclass(frozen=True)
 class Web:
-    """Requests to nginx, so many at a time, each on a connection that is kept."""
+    """Requests to nginx, so many at a time, each on a connection that is kept; no delay means loopback."""
 
     path: str
     connections: int
     requests: int
+    delay_ms: int = 0
+    """One way."""
 
     @property
     def title(self) -> str:
         one = "one connection" if self.connections == 1 else f"{self.connections} connections"
-        return f"nginx, {self.path} file, {one}"
+        where = f"relay with {self.delay_ms} ms each way" if self.delay_ms else "loopback"
+        return f"nginx, {self.path} file, {one}, {where}"
 
 
 @dataclass(frozen=True)
@@ -47,26 +52,32 @@ class Sql:
         return f"PostgreSQL, {self.name}"
 
 
-WEB = (Web("small", 1, 5000), Web("small", 4, 10_000), Web("large", 1, 2000))
+WEB = (Web("small", 4, 5000), Web("large", 1, 2000), Web("large", 4, 2000), Web("small", 2, 800, delay_ms=1))
 SQL = (
     Sql("one statement per transaction", ("-S",), 1, 3000),
     Sql("seven statements per transaction", (), 7, 500),
 )
 
 
-def web(space: Namespace, start: Start) -> Iterator[Comparison]:
+def web(start: Start) -> Iterator[Comparison]:
     """nginx under h2load: the mean of all turns."""
-    with nginx(space) as url:
-        for case in WEB:
-            recording = start("--netns", space.inode)
-            told = h2load(space, f"{url}/{case.path}", case.requests, case.connections)
-            turns = client_turns(recording, space, HTTP_PORT)
+    for case in WEB:
+        with contextlib.ExitStack() as stack:
+            address = "127.0.0.1"
+            client = server = stack.enter_context(Namespace())
+            if case.delay_ms:
+                address, server = SIDE_B.ipv4, stack.enter_context(Namespace())
+                stack.enter_context(Link(client, server, delay_ns=case.delay_ms * 1_000_000))
+            url = stack.enter_context(nginx(server, address))
+            recording = start("--netns", client.inode, "--netns", server.inode)
+            told = h2load(client, f"{url}/{case.path}", case.requests, case.connections)
+            turns = client_turns(recording, client, HTTP_PORT)
             yield compare(case.title, told, turns, turns["total_ns"].to_numpy())
 
 
-def sql(space: Namespace, start: Start) -> Iterator[Comparison]:
+def sql(start: Start) -> Iterator[Comparison]:
     """PostgreSQL under pgbench: the mean of all transactions."""
-    with postgres(space) as server:
+    with Namespace() as space, postgres(space) as server:
         for case in SQL:
             recording = start("--netns", space.inode)
             told = server.pgbench(case.transactions, *case.options)

@@ -10,15 +10,14 @@ from conftest import require
 from latency import Comparison
 from recording import Recording
 from services import missing
-from tcptrace.lab.namespaces import Namespace
 from tools import sql, web
 
 
 @pytest.mark.parametrize("comparisons", [web, sql], ids=["nginx", "postgresql"])
 def test_turns_take_as_long_as_the_load_tool_says(
-    comparisons: Callable[..., Iterator[Comparison]], space: Namespace, record: Callable[..., Recording]
+    comparisons: Callable[..., Iterator[Comparison]], record: Callable[..., Recording]
 ) -> None:
     require(not missing(), missing())
-    found = list(comparisons(space, record))
+    found = list(comparisons(record))
     assert found
     assert not [one.failure for one in found if one.failure]
