@@ -1,0 +1,182 @@
+"""Nagle's holds against the application's clock: the same requests with and without TCP_NODELAY."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from asking import Answering, Tuning, ask, closed, connected, nodelay
+from budget import Budget, column, insist_close, insist_on_shares, read_budget
+from budget_rows import other_holds, total
+from drive import SERVER
+from recording import Row
+from scene import MS, MakeLink, Record, Wired
+from tcptrace.lab.link import Log
+
+TURNS = 12
+PART = b"q" * 50
+ANSWER = b"a" * 100
+STALL_NS = 30 * MS
+"""The least delay of an ACK that somebody waits for (TCP_DELACK_MIN is 40 ms)."""
+
+
+def two_writes(one: socket.socket) -> None:
+    one.send(PART)
+    one.send(PART)
+
+
+def one_write(one: socket.socket) -> None:
+    one.send(PART + PART)
+
+
+def writev(one: socket.socket) -> None:
+    one.sendmsg([PART, PART])
+
+
+def acknowledge_at_once(one: socket.socket) -> None:
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+@dataclass(frozen=True)
+class Played:
+    """One connection's turns: its client's port, and the client's time of each turn."""
+
+    port: int
+    times: np.ndarray[tuple[int], np.dtype[np.int64]]
+
+    def turns(self, budget: Budget, spaces: Wired) -> tuple[list[Row], list[Row]]:
+        """The rows of its client and of its server, all of them, with the bytes that went over."""
+        client, server = (budget.turns(space, self.port) for space in spaces)
+        for rows, side in ((client, "client"), (server, "server")):
+            assert len(rows) == len(self.times)
+            assert {row["side"] for row in rows} == {side}
+            assert {(row["request_bytes"], row["response_bytes"]) for row in rows} == {(100, 100)}
+            assert {row["hold_ambiguous"] for row in rows} == {False}
+            assert {row["retransmits"] for row in rows} == {0}
+        return client, server
+
+
+def play(
+    spaces: Wired,
+    request: Tuning = two_writes,
+    *,
+    tuned: Sequence[Tuning] = (),
+    before_read: Tuning | None = None,
+    answers: Sequence[bytes] = (ANSWER,),
+) -> Played:
+    """Take the turns on a connection of their own; both ends are tuned alike."""
+    client, server = connected(*spaces, client=tuned, server=tuned)
+    with Answering(server, TURNS, 100, before=before_read, answers=answers):
+        times = ask(client, TURNS, request, 100)
+    port = client.getsockname()[1]
+    closed(*spaces, (client, server))
+    return Played(port, np.array(times))
+
+
+def insist_on_nagle(rows: list[Row], difference: int) -> None:
+    """97 to 103 % of a difference in the application's time is Nagle's, less than 2 % any other hold's."""
+    share = total(rows, "nagle_ns") / difference
+    assert 0.97 <= share <= 1.03, f"{share:.1%} of {difference} ns is in nagle_ns: {rows}"
+    assert sum(other_holds(rows, "nagle_ns").values()) < 0.02 * difference, other_holds(rows, "nagle_ns")
+
+
+def flags(rows: list[Row]) -> list[bool | None]:
+    return [row["delayed_ack"] for row in rows]
+
+
+def test_hold_until_the_delayed_ack_is_nagle(wired: Wired, record: Record) -> None:
+    recording = record("--port", SERVER)
+    held, free = play(wired), play(wired, tuned=[nodelay])
+    budget = read_budget(recording)
+    client, server = held.turns(budget, wired)
+    insist_on_nagle(client, int(held.times.sum() - free.times.sum()))
+    stalled = held.times > STALL_NS
+    assert stalled.sum() >= TURNS - 3, "the scene is not the one that this test is about"
+    # At the client by the ACK that released the hold, at the server because its own ACK came late.
+    assert flags(client) == stalled.tolist()
+    assert flags(server) == stalled.tolist()
+    excess = held.times - int(np.median(free.times))
+    insist_close("nagle_ns", column(client, "nagle_ns")[stalled], excess[stalled], 0.03, 0)
+    assert {row["writes"] for row in client} == {2}
+    insist_on_shares([row for row, is_stalled in zip(client, stalled, strict=True) if is_stalled])
+    connection = next(row for row in budget.ends(wired[0]) if row["local_port"] == held.port)
+    assert connection["held_nagle_ns"] >= total(client, "nagle_ns")
+    assert (connection["pattern"], connection["exchanges"]) == ("turns", TURNS)
+
+
+@pytest.mark.parametrize(
+    ("request_", "tuned", "writes"),
+    [(two_writes, [nodelay], 2), (one_write, [], 1), (writev, [], 1)],
+    ids=["nodelay", "one write", "writev"],
+)
+def test_nothing_is_held(
+    wired: Wired, record: Record, request_: Tuning, tuned: list[Tuning], writes: int
+) -> None:
+    recording = record("--port", SERVER)
+    played = play(wired, request_, tuned=tuned)
+    client, server = played.turns(read_budget(recording), wired)
+    assert not any(other_holds(client).values()), other_holds(client)
+    assert not any(other_holds(server).values()), other_holds(server)
+    assert not any(flags(client)) and not any(flags(server))
+    assert {row["writes"] for row in client} == {writes}
+    assert max(played.times) < STALL_NS, "the scene is not the one that this test is about"
+
+
+def round_trips(log: Log, port: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """By the relay: from each first half's coming from the client to the going of the ACK that covers it."""
+    out = log[(log["direction"] == 0) & (log["source_port"] == port) & (log["payload"] > 0)]
+    back = log[(log["direction"] == 1) & (log["destination_port"] == port)]
+    trips = []
+    for first in out[out["arrived_ns"].argsort()][::2]:
+        covered = (back["acknowledgement"] - (first["sequence"] + np.uint32(first["payload"]))).astype("i4")
+        trips.append(back["left_ns"][covered >= 0].min() - first["arrived_ns"])
+    return np.array(trips)
+
+
+def test_hold_with_quick_acks_is_a_round_trip_and_no_delayed_ack(linked: MakeLink, record: Record) -> None:
+    link = linked(delay_ns=20 * MS)
+    spaces = link.a, link.b
+    recording = record("--port", SERVER)
+    held = play(spaces, before_read=acknowledge_at_once)
+    free = play(spaces, tuned=[nodelay])
+    client, server = held.turns(budget := read_budget(recording), spaces)
+    insist_on_nagle(client, int(held.times.sum() - free.times.sum()))
+    insist_close("nagle_ns", column(client, "nagle_ns"), round_trips(link.log(), held.port), 0.03, 0)
+    assert flags(client) == flags(server) == [False] * TURNS
+    insist_on_shares(client)
+    insist_on_shares(free.turns(budget, spaces)[0])
+
+
+def test_delayed_ack_is_told_from_the_path(linked: MakeLink, record: Record) -> None:
+    """Over a path of 20 ms the ACK comes after 60 ms: delayed, though it would not be on a longer path."""
+    link = linked(delay_ns=10 * MS)
+    spaces = link.a, link.b
+    recording = record("--port", SERVER)
+    held, free = play(spaces), play(spaces, tuned=[nodelay])
+    client, server = held.turns(read_budget(recording), spaces)
+    insist_on_nagle(client, int(held.times.sum() - free.times.sum()))
+    stalled = held.times - np.median(free.times) > 20 * MS + STALL_NS
+    assert stalled.sum() >= TURNS - 3, "the scene is not the one that this test is about"
+    assert flags(client) == flags(server) == stalled.tolist()
+
+
+def test_answer_that_nagle_holds_is_charged_at_the_server(wired: Wired, record: Record) -> None:
+    """The client, which had the first half by then, sees it as the time between its reads."""
+    recording = record("--port", SERVER)
+    halves = (ANSWER[:50], ANSWER[50:])
+    held = play(wired, one_write, answers=halves)
+    free = play(wired, one_write, answers=halves, tuned=[nodelay])
+    client, server = held.turns(read_budget(recording), wired)
+    difference = int(held.times.sum() - free.times.sum())
+    insist_on_nagle(server, difference)
+    assert not any(other_holds(client).values()), other_holds(client)
+    assert 0.97 * difference <= total(client, "transfer_ns") <= 1.03 * difference
+    stalled = held.times > STALL_NS
+    assert stalled.sum() >= TURNS - 3, "the scene is not the one that this test is about"
+    assert flags(client) == flags(server) == stalled.tolist()
+    assert {row["writes"] for row in server} == {2}
+    assert {row["reads"] for row, is_stalled in zip(client, stalled, strict=True) if is_stalled} == {2}
