@@ -26,8 +26,21 @@
   const draw = (place, isDark, width) => {
     const { data, layout } = themed(figures[place.dataset.figure], isDark);
     if (width) Object.assign(layout, { width, autosize: false });
+    // A legend of many entries needs its own room where few of them stand side by side.
+    const names = layout.showlegend ? data.filter((one) => one.showlegend !== false).length : 0;
+    const lines = Math.ceil(names / Math.max(1, Math.floor((width ?? place.clientWidth) / 170)));
+    if (lines > 4) layout.height += 25 * (lines - 4);
     return window.Plotly.react(place, data, layout, config);
   };
+  // A figure in two variants: the bars' lengths are shares or times.
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.(".switch button");
+    if (!button) return;
+    const place = button.closest("figure").querySelector(".plot");
+    place.dataset.figure = button.dataset.show;
+    for (const other of button.parentElement.children) other.setAttribute("aria-pressed", other === button);
+    if (place.classList.contains("js-plotly-plot")) draw(place, wantsDark.matches);
+  });
   const plots = [...document.querySelectorAll(".plot")];
   const drawAll = (isDark, width) => plots.map((place) => draw(place, isDark, width));
 

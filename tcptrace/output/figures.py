@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
+from tcptrace.output import colours
 from tcptrace.output.report_text import label
 from tcptrace.units import format_count, format_duration
 
@@ -33,6 +34,7 @@ PALETTE = {
     "heat2": ("#559fc3", "#3286aa"),
     "heat3": ("#1d6f96", "#72bfe0"),
     "heat4": ("#0a3a58", "#dbf3ff"),
+    **colours.PALETTE,
 }
 COLOUR = {name: light for name, (light, _) in PALETTE.items()}
 SERIES = [COLOUR[name] for name in ("active", "passive", "third", "fourth", "fifth")]
@@ -90,11 +92,11 @@ def duration_axis(low: float, high: float) -> dict[str, Any]:
         "type": "log",
         "range": [first, last],
         "tickvals": ticks,
-        "ticktext": [_short(tick) for tick in ticks],
+        "ticktext": [short_duration(tick) for tick in ticks],
     }
 
 
-def _short(ns: float) -> str:
+def short_duration(ns: float) -> str:
     for scale, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns")):
         if ns >= scale:
             return f"{ns / scale:g} {unit}"

@@ -20,8 +20,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tcptrace import __version__, units
-from tcptrace.output import figures, report_rows, report_text, report_views
+from tcptrace.analysis.stages import GROUPS
+from tcptrace.output import colours, figures, report_rows, report_text, report_views
 from tcptrace.output.escape import visible
+from tcptrace.output.figures_budget import group_name
+from tcptrace.output.report_chapter import Chapter, Material, chapter
 from tcptrace.output.report_frame import Quantiles, connection_frame, event_frame, quantiles
 from tcptrace.output.report_health import Health, health
 from tcptrace.resources import reports_dir
@@ -30,10 +33,12 @@ from tcptrace.trace.reader import Trace
 
 @dataclass(frozen=True)
 class Recording:
-    """A trace and its table `connections`."""
+    """A trace and its tables; without exchanges and their sums, the page has no budget."""
 
     trace: Trace
     connections: pa.Table
+    exchanges: pa.Table | None = None
+    sums: pa.Table | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class View:
 
     key: str
     health: Health
+    chapter: Chapter | None
+    no_budget: str | None
     rows: int
     active: Quantiles
     passive: Quantiles
@@ -65,9 +72,9 @@ def render(recordings: Sequence[Recording]) -> str:
         facts = health(recording.trace)
         frame = connection_frame(recording.connections, facts.start_ns)
         events = event_frame(recording.trace.events, facts.start_monotonic_ns)
-        views.append(_view(f"t{number}", facts, frame, events))
+        views.append(_view(f"t{number}", facts, frame, events, _chapter(f"t{number}", recording, facts)))
         frames.append(frame)
-    drawings = {f"{view.key}-{name}": figure for view in views for name, figure in _drawings(view).items()}
+    drawings = _everything(views)
     drawings["overview"] = _overview(views, frames) if len(views) > 1 else None
     shown = {name: figure.to_plotly_json() for name, figure in drawings.items() if figure is not None}
 
@@ -81,6 +88,9 @@ def render(recordings: Sequence[Recording]) -> str:
             version=__version__,
             views=views,
             figures=set(shown),
+            groups=GROUPS,
+            chapter=None,
+            joined=None,
             palette=figures.PALETTE,
             script_hashes=f"{_hash(script.encode())} {plotly_hash}",
             style=Markup((directory / "report.css").read_text(encoding="utf-8")),
@@ -98,12 +108,27 @@ def render(recordings: Sequence[Recording]) -> str:
     )
 
 
-def _view(key: str, facts: Health, frame: pd.DataFrame, events: pd.DataFrame) -> View:
+def _chapter(key: str, recording: Recording, facts: Health) -> Chapter | None:
+    """None for a recording without a budget: one that was told so, or is of an older tcptrace."""
+    exchanges, sums = recording.exchanges, recording.sums
+    if exchanges is None or sums is None:
+        return None
+    known = recording.connections["pattern"]
+    if not exchanges.num_rows and not sums.num_rows and known.null_count == len(known):
+        return None
+    span_s = (facts.duration_ns or 0) / 1e9
+    headers = [recording.trace.header]
+    return chapter(key, Material(recording.connections, exchanges, sums, headers, facts.start_ns, span_s))
+
+
+def _view(key: str, facts: Health, frame: pd.DataFrame, events: pd.DataFrame, budget: Chapter | None) -> View:
     span_s = (facts.duration_ns or 0) / 1e9
     by_role = {role: frame[frame["role"] == role]["handshake_ns"] for role in ("active", "passive")}
     return View(
         key=key,
         health=facts,
+        chapter=budget,
+        no_budget=None if budget else report_text.NO_BUDGET,
         rows=len(frame),
         active=quantiles(by_role["active"]),
         passive=quantiles(by_role["passive"]),
@@ -126,6 +151,14 @@ def _drawings(view: View) -> dict[str, Any]:
         "teardown": view.teardown.figure,
         "timeline": view.retransmits.figure,
     }
+
+
+def _everything(views: Sequence[View]) -> dict[str, Any]:
+    """Name -> figure, of every recording."""
+    drawings = {f"{view.key}-{name}": figure for view in views for name, figure in _drawings(view).items()}
+    for view in views:
+        drawings |= view.chapter.drawings() if view.chapter else {}
+    return drawings
 
 
 def _overview(views: Sequence[View], frames: Sequence[pd.DataFrame]) -> Any | None:
@@ -160,6 +193,8 @@ def _environment(directory: Path) -> Environment:
         "size": units.format_size,
         "plural": units.plural,
         "share": report_text.share,
+        "variable": colours.variable,
+        "group": group_name,
     }
     environment.globals["NO_VALUE"] = units.UNKNOWN
     return environment

@@ -6,6 +6,11 @@ import json
 from tcptrace.output.escape import visible
 from tcptrace.units import UNKNOWN
 
+NO_BUDGET = (
+    "This recording has no latency budget, so it does not say where the time of requests went: "
+    "`tcptrace record` without `--mode lifecycle` makes one."
+)
+
 
 def label(text: str) -> str:
     """A name for a figure. Plotly renders <a>, <b> and entities in every label and hover text."""
