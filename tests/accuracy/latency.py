@@ -47,15 +47,17 @@ class Comparison:
 
 
 def of_transactions(turns: pa.Table, statements: int) -> Latencies:
-    """From the start of a transaction's first turn to the end of its last: the turns and what lies between.
+    """How long transactions of so many statements took: their turns and the client's own time between them.
 
-    The connection's own first turn is its start-up.
+    The client begins a transaction when the last turn of the one before has ended. The connection's own first
+    turn is its start-up.
     """
     turns = turns.sort_by("seq").slice(1)
     numbers, starts, totals = (turns[name].to_numpy() for name in ("seq", "started_ns", "total_ns"))
     if (np.diff(numbers) != 1).any() or len(numbers) % statements:
         raise TcptraceError(f"{len(numbers)} turns are no transactions of {statements} statements")
-    latencies: Latencies = (starts + totals)[statements - 1 :: statements] - starts[::statements]
+    ends = (starts + totals)[statements - 1 :: statements]
+    latencies: Latencies = np.diff(ends, prepend=starts[:1])
     return latencies
 
 

@@ -23,8 +23,8 @@ def turns(count: int, *, first: int = 0) -> pa.Table:
 
 
 def test_a_transaction_is_its_turns_and_the_time_between_them_without_the_start_up() -> None:
-    assert of_transactions(turns(7), 3).tolist() == [2400, 2400]
-    assert of_transactions(turns(4), 1).tolist() == [400, 400, 400]
+    assert of_transactions(turns(10), 3).tolist() == [2400, 3000, 3000]
+    assert of_transactions(turns(4), 1).tolist() == [400, 1000, 1000]
 
 
 def test_turns_that_are_no_whole_transactions_are_refused() -> None:
