@@ -106,7 +106,7 @@ TT_TRACEPOINT(sock_send_length)
 	if (sent < 0 && b->writes)
 		b->writes--;
 	b->blocked = sent == -EAGAIN;
-	if (sent > 0) {
+	if (sent > 0 && 2 * TT_READ(sk, sk_wmem_queued) >= TT_READ(sk, sk_sndbuf)) {
 		struct socket *socket = TT_READ(sk, sk_socket);
 
 		/* a part of it: the application will be told when there is room */

@@ -104,28 +104,23 @@ static __always_inline void tt_rest_add(struct tt_exchange *rest, struct tt_exch
 			sum[n] = (sum[n] < 0 ? 0 : sum[n]) + stage[n];
 }
 
-/* Sends the record off, or adds it to the sums. */
-static __always_inline void tt_exchange_leave(struct sock *sk, struct tt_socket *s)
+/* Is this the one in so many that has a record of its own? */
+static __always_inline int tt_sampled(struct tt_socket *s)
 {
-	struct tt_exchange *one = &s->one, *r = 0;
 	struct tt_control *c = tt_control();
 
-	if (!tt_wanted(sk, s))
-		return;
+	if (!c || !c->sampling)
+		return 1;
 	__u64 scattered =
-		(s->connection_id * 0x9e3779b97f4a7c15ULL + one->seq) * 0x9e3779b97f4a7c15ULL;
+		(s->connection_id * 0x9e3779b97f4a7c15ULL + s->budget.seq) * 0x9e3779b97f4a7c15ULL;
 
-	if (!c || !((scattered >> 32) & ((1ULL << (c->sampling & 31)) - 1)))
-		r = tt_reserve_exchange();
-	if (!r) {
-		tt_count(TT_COUNT_SUMMED);
-		tt_rest_add(&s->rest[one->side == TT_SIDE_SERVER], one);
-		return;
-	}
-	*r = *one;
-	tt_submit_exchange(r);
-	tt_count(TT_COUNT_SINGLE);
-	tt_count(TT_COUNT_EXCHANGES);
+	return !((scattered >> 32) & ((1ULL << (c->sampling & 31)) - 1));
+}
+
+/* Of an established connection, the filters have let the tuple pass before. */
+static __always_inline int tt_exchange_wanted(struct sock *sk, struct tt_socket *s)
+{
+	return s->journaled ? tt_owner_wanted(s) : tt_wanted(sk, s);
 }
 
 /* Sends the sums off. 0 when the ring is full. */
@@ -147,15 +142,16 @@ static __always_inline int tt_rest_leave(struct tt_socket *s)
 		*r = *rest;
 		rest->summed = 0;
 		tt_submit_exchange(r);
-		tt_count(TT_COUNT_EXCHANGES);
+		tt_count(TT_COUNT_SUMS);
 	}
 	return sent;
 }
 
-static __always_inline struct tt_exchange *tt_exchange_new(struct tt_socket *s, __u8 side)
+/* What both sides' exchanges have. */
+static __always_inline void tt_exchange_begin(struct tt_exchange *one, struct tt_socket *s,
+					      __u8 side)
 {
 	struct tt_budget *b = &s->budget;
-	struct tt_exchange *one = &s->one;
 	__s64 *stage = &one->app_ns;
 
 	one->kind = TT_KIND_EXCHANGE;
@@ -174,18 +170,32 @@ static __always_inline struct tt_exchange *tt_exchange_new(struct tt_socket *s, 
 		stage[n] = -1;
 	__builtin_memset(one->pad1, 0, sizeof(one->pad1));
 	__builtin_memset(one->pad2, 0, sizeof(one->pad2));
-	return one;
 }
 
-/* The burst of writes up to `end`, then the burst of reads, was a turn. */
-static __always_inline void tt_exchange_asked(struct sock *sk, struct tt_socket *s, __u32 end)
+/* When an exchange began at this end. */
+static __always_inline __u64 tt_exchange_start(struct tt_budget *b, __u8 side)
 {
-	struct tt_exchange *one = tt_exchange_new(s, TT_SIDE_CLIENT);
+	if (side == TT_SIDE_CLIENT)
+		return b->first_write_ns;
+	return b->arrived_ns ?: b->ready_ns ?: b->first_read_ns;
+}
+
+/* And when it was over. */
+static __always_inline __u64 tt_exchange_end(struct tt_budget *b, __u8 side, __u32 end)
+{
+	if (side == TT_SIDE_CLIENT)
+		return b->last_read_ns;
+	return TT_CONFIG(has_departure) && b->departed_end == end ? b->departed_ns
+								  : b->first_write_ns;
+}
+
+static __always_inline void tt_exchange_asked(struct tt_exchange *one, struct tt_socket *s,
+					      __u32 end)
+{
 	struct tt_budget *b = &s->budget;
 	__s64 *stage = &one->app_ns;
 
-	one->started_ns = b->first_write_ns;
-	one->total_ns = b->last_read_ns - b->first_write_ns;
+	tt_exchange_begin(one, s, TT_SIDE_CLIENT);
 	one->request_bytes = end - b->write_start;
 	one->response_bytes = b->read_end - b->read_start;
 	one->request_end = end;
@@ -199,29 +209,59 @@ static __always_inline void tt_exchange_asked(struct sock *sk, struct tt_socket 
 	if (departed && (TT_CONFIG(has_retransmit) || !b->retransmits))
 		stage[TT_STAGE_WIRE] = tt_span(resent, b->arrived_ns);
 	tt_stages_of_reading(b, stage);
-	tt_exchange_leave(sk, s);
 }
 
-/* The burst of reads, then the burst of writes up to `end`, was a turn. */
-static __always_inline void tt_exchange_answered(struct sock *sk, struct tt_socket *s, __u32 end)
+static __always_inline void tt_exchange_answered(struct tt_exchange *one, struct tt_socket *s,
+						 __u32 end)
 {
-	struct tt_exchange *one = tt_exchange_new(s, TT_SIDE_SERVER);
 	struct tt_budget *b = &s->budget;
 	__s64 *stage = &one->app_ns;
 
-	one->started_ns = b->arrived_ns ?: b->ready_ns ?: b->first_read_ns;
+	tt_exchange_begin(one, s, TT_SIDE_SERVER);
 	one->request_bytes = b->read_end - b->read_start;
 	one->response_bytes = end - b->write_start;
 	one->request_end = b->read_end;
 	__s64 before = tt_span(b->last_read_ns, b->first_write_ns);
-	__u64 departed = tt_stages_of_writing(b, before, end, stage);
-
+	tt_stages_of_writing(b, before, end, stage);
 	stage[TT_STAGE_LOSS_RECOVERY] = stage[TT_STAGE_WIRE] = 0; /* not of this end */
 	tt_stages_of_reading(b, stage);
-	one->total_ns = tt_span(one->started_ns, departed ?: b->first_write_ns);
 	one->residence_ns = tt_span(b->arrived_last_ns, b->first_departed_ns);
-	if (one->total_ns >= 0)
-		tt_exchange_leave(sk, s);
+}
+
+/* The burst of writes up to `end` and the burst of reads, in the order of `side`, was an exchange: its
+ * record leaves, or it joins the sums. */
+static __always_inline void tt_exchange_over(struct sock *sk, struct tt_socket *s, __u8 side,
+					     __u32 end)
+{
+	__u64 started = tt_exchange_start(&s->budget, side);
+	__s64 total = tt_exchange_end(&s->budget, side, end) - started;
+	struct tt_exchange *one = 0;
+	int alone;
+
+	if (total < 0) { /* an event was hidden from us */
+		s->budget.pipelined++;
+		return;
+	}
+	if (!tt_exchange_wanted(sk, s))
+		return;
+	if (tt_sampled(s))
+		one = tt_reserve_exchange();
+	alone = one != 0;
+	if (!one)
+		one = &s->one;
+	if (side == TT_SIDE_CLIENT)
+		tt_exchange_asked(one, s, end);
+	else
+		tt_exchange_answered(one, s, end);
+	one->started_ns = started;
+	one->total_ns = total;
+	if (alone) {
+		tt_submit_exchange(one);
+		tt_count(TT_COUNT_SINGLE);
+		return;
+	}
+	tt_count(TT_COUNT_SUMMED);
+	tt_rest_add(&s->rest[side == TT_SIDE_SERVER], one);
 }
 
 #endif

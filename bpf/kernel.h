@@ -132,6 +132,8 @@ struct sock {
 	struct socket *sk_socket;
 	int sk_err;
 	u16 sk_protocol;
+	int sk_wmem_queued;
+	int sk_sndbuf;
 	unsigned long sk_tsq_flags;
 	u32 sk_pacing_status;
 	unsigned long sk_pacing_rate;

@@ -317,7 +317,7 @@ static __always_inline int tt_reader_waits(struct sock *sk)
 
 	if (!wq)
 		return 0;
-	first = BPF_CORE_READ(wq, wait.head.next);
+	first = wq->wait.head.next;
 	if (!first || first == &wq->wait.head)
 		return 0;
 	waiting = (void *)first - bpf_core_field_offset(struct wait_queue_entry, entry);

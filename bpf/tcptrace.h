@@ -251,9 +251,9 @@ enum tt_counter {
 	TT_COUNT_REGAINED = 10, /* of these, connections that ended with a record all the same */
 	TT_COUNT_SEEDED = 11,   /* connections that the first walk met first */
 	TT_LOST_EXCHANGE_RING =
-		12, /* sums over exchanges found the ring full: their time is missing */
-	TT_COUNT_EXCHANGES = 13, /* exchange records emitted, sums among them */
-	TT_COUNT_SINGLE = 14,    /* exchanges that have a record of their own */
+		12,           /* sums over exchanges found the ring full: their time is missing */
+	TT_COUNT_SUMS = 13,   /* records of sums over exchanges */
+	TT_COUNT_SINGLE = 14, /* exchanges that have a record of their own */
 	TT_COUNT_SUMMED = 15, /* exchanges that are in sums alone: the ring was too full for each */
 	TT_COUNTERS = 16,
 };

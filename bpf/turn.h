@@ -119,7 +119,7 @@ static __always_inline void tt_turn_to_writing(struct sock *sk, struct tcp_sock 
 			if (bad || b->write_bad || b->read_bad)
 				b->pipelined++;
 			else
-				tt_exchange_asked(sk, s, b->departed_end);
+				tt_exchange_over(sk, s, TT_SIDE_CLIENT, b->departed_end);
 			b->greeting = 0;
 		}
 	} else if (b->turns == TT_TURNS_ANSWERS) {
@@ -151,7 +151,7 @@ static __always_inline void tt_turn_to_reading(struct sock *sk, struct tcp_sock 
 			if (bad || b->write_bad || b->read_bad)
 				b->pipelined++;
 			else
-				tt_exchange_answered(sk, s, end);
+				tt_exchange_over(sk, s, TT_SIDE_SERVER, end);
 			b->greeting = 0;
 		}
 		if (!TT_CONFIG(has_departure))
@@ -185,14 +185,14 @@ static __always_inline void tt_turn_end(struct sock *sk, struct tt_socket *s)
 		if (b->write_bad || b->read_bad)
 			b->pipelined++;
 		else if (b->first_read_ns && !b->unread_since_ns)
-			tt_exchange_asked(sk, s, b->departed_end);
+			tt_exchange_over(sk, s, TT_SIDE_CLIENT, b->departed_end);
 	} else if (b->phase == TT_PHASE_WRITING && b->read_before &&
 		   (b->turns == TT_TURNS_ANSWERS || b->greeting)) {
 		if (b->write_bad || b->read_bad)
 			b->pipelined++;
 		else if (b->departed_end == TT_READ(tp, write_seq) ||
 			 b->departed_end + 1 == TT_READ(tp, write_seq)) /* and a FIN */
-			tt_exchange_answered(sk, s, b->departed_end);
+			tt_exchange_over(sk, s, TT_SIDE_SERVER, b->departed_end);
 	}
 	b->phase = TT_PHASE_IDLE;
 	b->read_before = b->wrote_before = 0;

@@ -35,7 +35,12 @@ _WALK_EVERY_S = 1.0
 _IDLE_FINAL_WALKS = 3
 # Exchange records are sampled when their ring is fuller than this at a poll, less so when it is emptier.
 _SAMPLE_ABOVE, _SAMPLE_BELOW, _MAX_SAMPLING = 0.5, 0.1, 16
-_EMITTED = (Counter.COUNT_CONNECTIONS, Counter.COUNT_EVENTS, Counter.COUNT_EXCHANGES)
+_EMITTED = (
+    Counter.COUNT_CONNECTIONS,
+    Counter.COUNT_EVENTS,
+    Counter.COUNT_SINGLE,
+    Counter.COUNT_SUMS,
+)
 # After detaching, a program may still run on another CPU for this long at most.
 _SETTLE_S = 1.0
 
@@ -198,7 +203,7 @@ class Recorder:
             elapsed_s,
             counters[Counter.COUNT_CONNECTIONS],
             counters[Counter.COUNT_EVENTS],
-            counters[Counter.COUNT_EXCHANGES],
+            counters[Counter.COUNT_SINGLE],
             lost,
         )
 
