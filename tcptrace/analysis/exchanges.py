@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from tcptrace.analysis.columns import Ints, Nullable, names, plain
+from tcptrace.analysis.pairs import other_ends, other_turns
 from tcptrace.analysis.rtt import clean_samples, minimum_rtt, positions
 from tcptrace.analysis.schema import EXCHANGES, SUMS
 from tcptrace.analysis.stages import STAGES, UNATTRIBUTED
@@ -35,7 +36,7 @@ def exchanges(trace: Trace, connections: pa.Table) -> pa.Table:
     connections: the table of analysis.connections for this trace.
     """
     turns = raw_turns(trace, Kind.EXCHANGE).ordered()
-    return turn_rows(turns, connections, clean_samples(trace, connections))
+    return turn_rows(turns, connections, clean_samples(trace, connections), other_ends(connections))
 
 
 def sums(trace: Trace, connections: pa.Table) -> pa.Table:
@@ -54,10 +55,11 @@ def without_rows(trace: Trace) -> int:
     return int(summed[kind == Kind.EXCHANGES].clip(1, 1 << 32).sum())
 
 
-def turn_rows(turns: Turns, connections: pa.Table, samples: Nullable) -> pa.Table:
-    """`exchanges` of turns in their order; samples: rtt.clean_samples() of the connections."""
+def turn_rows(turns: Turns, connections: pa.Table, samples: Nullable, ends: Ints) -> pa.Table:
+    """`exchanges` of turns in their order; samples, ends: rtt.clean_samples(), pairs.other_ends() of the
+    connections."""
     of = _rows_of(turns, connections)
-    partner = np.full(len(turns), -1)
+    partner = other_turns(turns, of, ends)
     rtt = _of_rows(_least(turns, connections, samples), of)
     split = _split(turns, rtt, partner, np.ones(len(turns), np.int64))
     made = _columns(turns, split) | {

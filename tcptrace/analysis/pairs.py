@@ -1,0 +1,156 @@
+"""Which rows are the two ends of one thing: of a connection, and of a turn on it.
+
+The ends of a connection have each other's addresses and ports, and each other's initial sequence numbers.
+Ports are reused, so the sequence numbers decide; translated addresses match nothing. A row that could have
+two other ends has none: rather no pair than a wrong one.
+
+The ends of a turn agree on the sequence number behind the request's last byte. The same number comes again
+after 4 GiB of requests, so the turns must also have happened at the same time.
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from tcptrace.analysis.columns import Ints, Mask, Nullable, dictionary_codes, nullable, numbered
+from tcptrace.analysis.turns import Turns
+from tcptrace.trace.wire import Side
+
+# 4 GiB take a third of a second at 100 Gbit/s; clocks and stamps of one host differ by far less.
+TOLERANCE_NS = 10_000_000
+
+_SEQUENCES = 1 << 32
+# Where so many connections with unknown sequence numbers had the same ports, nobody can tell them apart.
+_MOST_CANDIDATES = 16
+
+
+def other_ends(connections: pa.Table, clock: Ints | None = None) -> Ints:
+    """Per row of a table of connections the row of its other end, -1 where none is known. Namespaces may
+    differ.
+
+    Ends of which a sequence number is not known are paired by addresses, ports and time, if no other pair is
+    possible; their times must be of the same clock. clock: the number of each row's, None for one of all.
+    """
+    local, remote = _endpoints(connections)
+    sent, received = (nullable(connections, name) for name in ("snd_isn", "rcv_isn"))
+    for isn in (sent, received):
+        isn.forget((isn.values < 0) | (isn.values >= _SEQUENCES))
+    whole = np.flatnonzero(sent.known & received.known)
+    here, there = _numbers(
+        [column[whole] for column in (local, remote, sent.values, received.values)],
+        [column[whole] for column in (remote, local, received.values, sent.values)],
+    )
+    found = np.full(connections.num_rows, -1)
+    match = _only_match(here, there)
+    found[whole] = np.where(match >= 0, whole[match], -1)
+
+    alone = np.flatnonzero(found < 0)
+    clocks = np.zeros(len(alone), np.int64) if clock is None else clock[alone]
+    here, there = _numbers([local[alone], remote[alone], clocks], [remote[alone], local[alone], clocks])
+    one, two = _candidates(here, there)
+    first, second = alone[one], alone[two]
+    possible = ~(_contradict(sent, received, first, second) | _contradict(sent, received, second, first))
+    possible &= _overlap(connections, first, second)
+    match = _mutual(one[possible], two[possible], len(alone))
+    found[alone] = np.where(match >= 0, alone[match], -1)
+    return found
+
+
+def other_turns(turns: Turns, of: Ints, ends: Ints, tolerance_ns: int = TOLERANCE_NS) -> Ints:
+    """Per turn the row of the same turn at the connection's other end, -1 where none is known.
+
+    of: the connection of each turn, as its row, -1 for none; ends: other_ends() of the connections. A turn of
+    the server began while its client's lasted, give or take the tolerance.
+    """
+    side, start, end = turns["side"].values, turns["started_ns"], turns["request_end"]
+    paired = (of >= 0) & start.known & end.known & (end.values < _SEQUENCES)
+    paired[paired] = ends[of[paired]] >= 0
+    clients = np.flatnonzero(paired & (side == Side.CLIENT))
+    servers = np.flatnonzero(paired & (side == Side.SERVER))
+    rows = np.concatenate([clients, servers])
+    answering = np.arange(len(rows)) >= len(clients)
+    connection = np.where(answering, ends[of[rows]], of[rows])
+    key = connection * _SEQUENCES + end.values[rows]
+    time = start.values[rows] + np.where(answering, tolerance_ns, 0)
+
+    # Of each server's turn: the last one of its client that began before.
+    order = np.lexsort((answering, time, key))
+    place = np.maximum.accumulate(np.where(answering[order], -1, np.arange(len(order))))
+    before = place >= 0
+    before[before] = key[order][place[before]] == key[order][before]
+    server, client = rows[order[before & answering[order]]], rows[order[place[before & answering[order]]]]
+    late = start.values[server] - start.values[client] - turns["total_ns"].values[client]
+    together = late <= tolerance_ns
+    server, client = server[together], client[together]
+
+    once = np.bincount(client, minlength=len(turns))[client] == 1
+    found = np.full(len(turns), -1)
+    found[server[once]] = client[once]
+    found[client[once]] = server[once]
+    return found
+
+
+def _endpoints(connections: pa.Table) -> tuple[Ints, Ints]:
+    """Local and remote address and port of each row, the same as the same number."""
+    chunks = [chunk for end in ("local", "remote") for chunk in connections[f"{end}_addr"].chunks]
+    address, _ = dictionary_codes(pa.chunked_array(chunks, pa.string()))
+    ports = [nullable(connections, f"{end}_port") for end in ("local", "remote")]
+    port = np.concatenate([np.where(column.known, column.values, -1) for column in ports])
+    (number,) = _numbers([address, port])
+    return number[: connections.num_rows], number[connections.num_rows :]
+
+
+def _numbers(*keys: list[Ints]) -> list[Ints]:
+    """Keys of several columns each as numbers from 0: the same number for the same key, also across."""
+    rows = np.concatenate([np.column_stack(columns) for columns in keys]).astype(np.int64)
+    number = numbered(np.ascontiguousarray(rows).view(f"V{8 * rows.shape[1]}").ravel())
+    return np.split(number, np.cumsum([len(columns[0]) for columns in keys])[:-1])
+
+
+def _only_match(here: Ints, there: Ints) -> Ints:
+    """Per entry the only other one whose `here` is its `there`; -1 when there is none, or its own is not
+    unique."""
+    size = 1 + max(here.max(initial=-1), there.max(initial=-1))
+    count = np.bincount(here, minlength=size)
+    entry = np.zeros(size, np.int64)
+    entry[here] = np.arange(len(here))
+    match = entry[there]
+    only = (count[there] == 1) & (count[here] == 1) & (match != np.arange(len(here)))
+    return np.where(only, match, -1)
+
+
+def _candidates(here: Ints, there: Ints) -> tuple[Ints, Ints]:
+    """All pairs of entries (i, j) with there[i] == here[j], without those i that have too many."""
+    order = np.argsort(here, kind="stable")
+    first, last = (np.searchsorted(here[order], there, side=side) for side in ("left", "right"))
+    count = np.where(last - first > _MOST_CANDIDATES, 0, last - first)
+    one = np.repeat(np.arange(len(here)), count)
+    within = np.arange(len(one)) - np.repeat(np.cumsum(count) - count, count)
+    two = order[first[one] + within]
+    return one[one != two], two[one != two]
+
+
+def _contradict(sent: Nullable, received: Nullable, one: Ints, two: Ints) -> Mask:
+    both: Mask = sent.known[one] & received.known[two]
+    both &= sent.values[one] != received.values[two]
+    return both
+
+
+def _overlap(connections: pa.Table, one: Ints, two: Ints) -> Mask:
+    """Whether both connections existed at some moment; an unknown start or end sets no bound."""
+    started, ended = nullable(connections, "started_ns"), nullable(connections, "ended_ns")
+    bound = np.iinfo(np.int64)
+    first = np.where(started.known, started.values, bound.min)
+    last = np.where(ended.known, ended.values, bound.max)
+    overlap: Mask = (first[one] <= last[two]) & (first[two] <= last[one])
+    return overlap
+
+
+def _mutual(one: Ints, two: Ints, entries: int) -> Ints:
+    """Per entry its partner, where each of the two has only the other in the pairs (one, two)."""
+    count = np.bincount(one, minlength=entries)
+    match = np.full(entries, -1)
+    match[one] = two
+    match[count != 1] = -1
+    mutual = match >= 0
+    mutual[mutual] = match[match[mutual]] == np.flatnonzero(mutual)
+    return np.where(mutual, match, -1)
