@@ -13,6 +13,7 @@ from asking import Answering, Tuning, ask, closed, connected, nodelay
 from budget import Budget, column, insist_close, insist_on_shares, read_budget
 from budget_rows import other_holds, total
 from drive import SERVER
+from ledger import note
 from recording import Row
 from scene import MS, MakeLink, Record, Wired
 from tcptrace.lab.link import Log
@@ -80,6 +81,7 @@ def play(
 def insist_on_nagle(rows: list[Row], difference: int) -> None:
     """97 to 103 % of a difference in the application's time is Nagle's, less than 2 % any other hold's."""
     share = total(rows, "nagle_ns") / difference
+    note("nagle_ns", len(rows), difference, total(rows, "nagle_ns"), "3 %")
     assert 0.97 <= share <= 1.03, f"{share:.1%} of {difference} ns is in nagle_ns: {rows}"
     assert sum(other_holds(rows, "nagle_ns").values()) < 0.02 * difference, other_holds(rows, "nagle_ns")
 

@@ -30,6 +30,7 @@ from asking import (
 from budget import Budget, insist_on_shares, read_budget
 from budget_rows import other_holds, total
 from drive import SERVER
+from ledger import note
 from recording import Recording, Row
 from scene import MS, MakeLink, Record, Wired
 from tcptrace.lab.link import DEVICE
@@ -104,6 +105,7 @@ def insist_on(rows: Sequence[Row], cause: str, truth_ns: int) -> None:
     measured = total(rows, cause)
     others = other_holds(rows, cause)
     said = f"{cause} is {measured} ns, in truth {truth_ns}; the others {others}"
+    note(cause, len(rows), truth_ns, measured, "10 % + 1 ms")
     assert abs(measured - truth_ns) <= 0.1 * truth_ns + MS, said
     assert sum(others.values()) < 0.05 * truth_ns, said
 
