@@ -34,12 +34,17 @@ def ends_of(recording: Recording, a: Namespace, b: Namespace) -> Ends:
 
 def exchange_rows(recording: Recording) -> list[Row]:
     """The table `exchanges` of a recording that has stopped, after :func:`add_up` of every row."""
-    done = run("exchanges", str(recording.path), "--format", "ndjson")
-    assert done.returncode == recording.exit_code, f"exchanges ended with {done.returncode}: {done.stderr}"
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    rows = read_exchanges(recording)
     for row in rows:
         add_up(row)
     return rows
+
+
+def read_exchanges(recording: Recording) -> list[Row]:
+    """The table `exchanges` as the command prints it."""
+    done = run("exchanges", str(recording.path), "--format", "ndjson")
+    assert done.returncode == recording.exit_code, f"exchanges ended with {done.returncode}: {done.stderr}"
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def add_up(row: Row) -> None:
