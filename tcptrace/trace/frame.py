@@ -9,16 +9,19 @@ An encapsulated message: FF FF FF FF, u32 length of the metadata, the metadata (
 body (its length is in the metadata). https://arrow.apache.org/docs/format/Columnar.html
 """
 
-import io
 import os
 import re
 import struct
 import zlib
-from typing import BinaryIO, Self
+from collections.abc import Sequence
+from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+
+from tcptrace.trace import flatbuffer
+from tcptrace.trace.flatbuffer import FrameError as FrameError
+from tcptrace.trace.flatbuffer import Table
 
 CRC_KEY = "crc32"
 # No JSON text contains this: within a string the quotation mark is escaped, and behind one that ends a
@@ -38,13 +41,9 @@ _PREFIX_BYTES = 8
 MAX_METADATA_BYTES = 64 << 20
 MAX_BODY_BYTES = 256 << 20
 
-# The frame of zstd around each column is larger than so few rows, and takes 15 times the time to read.
+# So few rows are not compressed, and are the easier to read.
 PLAIN_ROWS = 8
 _THREADS_FROM_BYTES = 1 << 20
-
-
-class FrameError(Exception):
-    """The bytes at this place are no message of ours. The text is a clause for the user."""
 
 
 class CutError(FrameError):
@@ -69,75 +68,21 @@ def _checked(prefix: bytes, metadata: bytes, body: bytes) -> bytes:
     return b"".join((prefix, metadata, body))
 
 
-class _Table:
-    """A table of a flatbuffer, of which only single fields are looked up. Raises FrameError."""
-
-    def __init__(self, buffer: bytes, position: int) -> None:
-        self._buffer = buffer
-        self._position = position
-        self._vtable = position - self._unpack("<i", position)
-        self._vtable_size = self._unpack("<H", self._vtable)
-
-    @classmethod
-    def root(cls, buffer: bytes) -> Self:
-        return cls(buffer, cls._unpack_from(buffer, "<I", 0))
-
-    @staticmethod
-    def _unpack_from(buffer: bytes, code: str, position: int) -> int:
-        if not 0 <= position <= len(buffer) - struct.calcsize(code):
-            raise FrameError("has damaged metadata")
-        return int(struct.unpack_from(code, buffer, position)[0])
-
-    def _unpack(self, code: str, position: int) -> int:
-        return self._unpack_from(self._buffer, code, position)
-
-    def _field(self, number: int) -> int | None:
-        entry = 4 + 2 * number
-        offset = self._unpack("<H", self._vtable + entry) if entry + 2 <= self._vtable_size else 0
-        return self._position + offset if offset else None
-
-    def integer(self, number: int, code: str) -> int:
-        position = self._field(number)
-        return 0 if position is None else self._unpack(code, position)
-
-    def table(self, number: int) -> Self | None:
-        position = self._field(number)
-        return None if position is None else type(self)(self._buffer, position + self._unpack("<I", position))
-
-    def pairs(self, number: int) -> npt.NDArray[np.int64]:
-        """A vector of structs of two int64, shape (n, 2)."""
-        position = self._field(number)
-        if position is None:
-            return np.empty((0, 2), np.int64)
-        start = position + self._unpack("<I", position)
-        count = self._unpack("<I", start)
-        if start + 4 + 16 * count > len(self._buffer):
-            raise FrameError("has damaged metadata")
-        return np.frombuffer(self._buffer, "<i8", 2 * count, start + 4).reshape(-1, 2)
-
-
-# Field numbers in format/Message.fbs of Arrow.
-_MESSAGE_HEADER_TYPE, _MESSAGE_HEADER, _MESSAGE_BODY_LENGTH = 1, 2, 3
-_RECORD_BATCH = 3
-_RECORD_BATCH_BUFFERS, _RECORD_BATCH_COMPRESSION = 2, 3
-
-
 def _check_decoded_size(metadata: bytes, body: bytes) -> None:
     """Refuses what would fill the memory: a compressed buffer begins with its decoded length."""
-    message = _Table.root(metadata)
-    batch = message.table(_MESSAGE_HEADER)
-    if message.integer(_MESSAGE_HEADER_TYPE, "<B") != _RECORD_BATCH or batch is None:
+    message = Table.root(metadata)
+    batch = message.table(flatbuffer.MESSAGE_HEADER)
+    if message.integer(flatbuffer.MESSAGE_HEADER_TYPE, "<B") != flatbuffer.RECORD_BATCH or batch is None:
         return
-    if batch.table(_RECORD_BATCH_COMPRESSION) is None:
+    if batch.table(flatbuffer.BATCH_COMPRESSION) is None:
         return
-    total = 0
-    for offset, length in batch.pairs(_RECORD_BATCH_BUFFERS).tolist():
-        if length >= 8:
-            if not 0 <= offset <= len(body) - 8:
-                raise FrameError("has damaged metadata")
-            # -1: stored as it is
-            total += max(length, struct.unpack_from("<q", body, offset)[0])
-    if total > MAX_BODY_BYTES:
+    buffers = batch.integer_pairs(flatbuffer.BATCH_BUFFERS)
+    offsets, lengths = buffers[buffers[:, 1] >= 8].T
+    if ((offsets < 0) | (offsets > len(body) - 8) | (offsets % 8 != 0)).any():
+        raise FrameError("has damaged metadata")
+    # _STORED is negative
+    sizes = np.maximum(lengths, np.frombuffer(body, "<i8", len(body) // 8)[offsets // 8])
+    if max(sizes.max(initial=0), sizes.sum()) > MAX_BODY_BYTES:
         raise FrameError("is too large when decoded")
 
 
@@ -161,7 +106,7 @@ def read_message(file: BinaryIO) -> bytes | None:
     metadata = file.read(length)
     if len(metadata) < length:
         raise CutError("is cut")
-    body_length = _Table.root(metadata).integer(_MESSAGE_BODY_LENGTH, "<q")
+    body_length = Table.root(metadata).integer(flatbuffer.MESSAGE_BODY_LENGTH, "<q")
     if not 0 <= body_length <= MAX_BODY_BYTES:
         raise FrameError("has an impossible length")
     # Without this, one flipped bit of a length would be called a cut.
@@ -181,32 +126,15 @@ def looks_ours(file: BinaryIO) -> bool:
     return _MARK in file.read(_MARK_WITHIN)
 
 
-class _Stream:
-    """Arrow's encoder of batches, into memory."""
-
-    def __init__(self, schema: pa.Schema, codec: pa.Codec | None) -> None:
-        self._sink = io.BytesIO()
-        options = pa.ipc.IpcWriteOptions(compression=codec, use_threads=False)
-        self._stream = pa.ipc.new_stream(self._sink, schema, options=options)
-        # It puts the schema in front of its first batch.
-        self._skip = schema.serialize().size
-
-    def encode(self, batch: pa.RecordBatch, metadata: dict[str, str]) -> bytearray:
-        self._stream.write_batch(batch, custom_metadata=metadata)
-        message = bytearray(self._sink.getbuffer()[self._skip :])
-        self._skip = 0
-        self._sink.seek(0)
-        self._sink.truncate()
-        return message
-
-
 class Encoder:
-    """Encodes batches of one schema as sealed messages, compressed by zstd where that makes them smaller."""
+    """Encodes batches of one schema as sealed messages; int64 and fixed-size binary columns only.
 
-    def __init__(self, schema: pa.Schema, level: int) -> None:
+    Arrow's own encoder would compress each null column anew, and a trace's batch consists of them for the
+    most part: every record type leaves the others' columns empty. Here they all share one place in the body.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema.with_metadata(dict(schema.metadata or {}) | {CRC_KEY: CRC_PLACEHOLDER})
-        self._plain = _Stream(self._schema, None)
-        self._compressed = _Stream(self._schema, pa.Codec("zstd", level))
 
     def schema(self) -> bytearray:
         message = bytearray(self._schema.serialize())
@@ -214,15 +142,105 @@ class Encoder:
         return message
 
     def batch(self, batch: pa.RecordBatch, metadata: dict[str, str]) -> bytearray:
-        stream = self._compressed if batch.num_rows > PLAIN_ROWS else self._plain
-        message = stream.encode(batch, metadata | {CRC_KEY: CRC_PLACEHOLDER.decode()})
+        body = _Body(compressed=batch.num_rows > PLAIN_ROWS)
+        for column in batch.columns:
+            body.add(column)
+        head = flatbuffer.batch_metadata(
+            batch.num_rows,
+            body.nodes,
+            body.buffers,
+            body.length,
+            {key: value.encode() for key, value in metadata.items()} | {CRC_KEY: CRC_PLACEHOLDER},
+            compressed=body.compressed,
+        )
+        message = bytearray().join((_CONTINUATION, struct.pack("<I", len(head)), head, *body.parts))
         seal(message)
         return message
 
 
-def decode(schema: bytes, message: bytes) -> tuple[pa.RecordBatch, dict[bytes, bytes]]:
-    """A verified batch message, decoded, and its metadata. Raises pa.ArrowInvalid and its kin."""
-    options = pa.ipc.IpcReadOptions(use_threads=len(message) > _THREADS_FROM_BYTES)
+# Compressed, each buffer begins with its decoded length; this one says that it is stored as it is.
+_STORED = struct.pack("<q", -1)
+# The frame of zstd around less is no smaller, and takes 15 times the time to read.
+_STORED_UP_TO = 64
+
+_CODEC = pa.Codec("zstd", 1)
+# Level 1 is slow on one value repeated (1.1 ms for 65,536 times 1, and 16 kB); level 3, elsewhere at half the
+# speed, is not (0.1 ms, 64 bytes). Guessed from some of the values, and only where it is worth the guess.
+_CODEC_FOR_CONSTANTS = pa.Codec("zstd", 3)
+_CONSTANT_FROM = 1 << 12
+_SAMPLES = 64
+
+
+class _Body:
+    """The buffers of a batch, end to end; when `compressed`, each where that makes it smaller."""
+
+    def __init__(self, compressed: bool) -> None:
+        self.compressed = compressed
+        self.parts: list[bytes | pa.Buffer] = []
+        self.length = 0
+        self.nodes: list[tuple[int, int]] = []
+        self.buffers: list[tuple[int, int]] = []
+        self._nulls: dict[int, tuple[int, int]] = {}  # bytes of zeroes -> where they are
+
+    def add(self, column: pa.Array) -> None:
+        if column.offset:
+            raise ValueError("the column is a part of another")
+        rows, nulls, width = len(column), column.null_count, column.type.bit_width // 8
+        self.nodes.append((rows, nulls))
+        sizes = (rows + 7) // 8, rows * width
+        if nulls == rows:
+            self.buffers += [self._zeroes(size) for size in sizes]
+            return
+        validity, values = column.buffers()
+        self.buffers.append(self._place(validity.slice(0, sizes[0])) if nulls else (0, 0))
+        self.buffers.append(self._place(values.slice(0, sizes[1])))
+
+    def _zeroes(self, size: int) -> tuple[int, int]:
+        if size and size not in self._nulls:
+            self._nulls[size] = self._place(pa.py_buffer(bytes(size)))
+        return self._nulls.get(size, (0, 0))
+
+    def _place(self, data: pa.Buffer) -> tuple[int, int]:
+        """Puts a buffer in; its offset and length."""
+        pieces = _stored(data) if self.compressed else (data,)
+        length = sum(map(len, pieces))
+        padding = -length % 8
+        place = self.length, length
+        self.parts += pieces
+        self.parts.append(bytes(padding))
+        self.length += length + padding
+        return place
+
+
+def _stored(data: pa.Buffer) -> tuple[bytes, pa.Buffer]:
+    """The buffer as it is in a compressed body: what it begins with, and the rest."""
+    if data.size > _STORED_UP_TO:
+        codec = _CODEC_FOR_CONSTANTS if data.size >= _CONSTANT_FROM and _looks_constant(data) else _CODEC
+        compressed = codec.compress(data)
+        if compressed.size < data.size:
+            return struct.pack("<q", data.size), compressed
+    return _STORED, data
+
+
+def _looks_constant(data: pa.Buffer) -> bool:
+    words = np.frombuffer(data, np.int64, data.size // 8)
+    sample = words[:: max(1, len(words) // _SAMPLES)]
+    return bool((sample == sample[0]).all())
+
+
+def metadata_of(message: bytes) -> dict[bytes, bytes]:
+    """The custom metadata of a verified message. Raises FrameError when it is no batch."""
+    table = Table.root(message[_PREFIX_BYTES:])
+    if table.integer(flatbuffer.MESSAGE_HEADER_TYPE, "<B") != flatbuffer.RECORD_BATCH:
+        raise FrameError("is no batch")
+    return table.text_pairs(flatbuffer.MESSAGE_CUSTOM_METADATA)
+
+
+def decode(schema: bytes, message: bytes, columns: Sequence[int] = ()) -> pa.RecordBatch:
+    """A verified batch message, decoded: only the columns at these positions of the schema, all when empty.
+    Raises pa.ArrowInvalid and its kin."""
+    options = pa.ipc.IpcReadOptions(
+        use_threads=len(message) > _THREADS_FROM_BYTES, included_fields=list(columns)
+    )
     with pa.ipc.open_stream(pa.py_buffer(schema + message), options=options) as stream:
-        batch, metadata = stream.read_next_batch_with_custom_metadata()
-        return batch, dict(metadata or {})
+        return stream.read_next_batch()

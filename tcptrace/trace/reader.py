@@ -233,29 +233,34 @@ def _messages(file: BinaryIO) -> Iterator[bytes]:
 
 def _take(schema_message: bytes, message: bytes, trace_id: str, parts: _Parts) -> None:
     """Adds one verified message. Raises _Damage when it does not belong here."""
-    try:
-        batch, metadata = frame.decode(schema_message, message)
-        batch.validate(full=True)
-    except _ARROW_ERRORS as error:
-        raise _Damage("cannot be decoded") from error
+    metadata = frame.metadata_of(message)
     if metadata.get(b"trace_id") != trace_id.encode():
         raise _Damage("belongs to another recording")
     if metadata.get(b"sequence") != str(parts.messages).encode():
         raise _Damage("is out of order")
     clock = _pair({key: _integer(metadata.get(key.encode())) for key in ("monotonic_ns", "realtime_ns")})
     rows = metadata.get(b"rows", b"").decode("ascii", "replace")
-    if rows == "trailer" and batch.num_rows == 0:
+    if rows in versions.row_types(parts.version):
+        parts.batches[rows].append(_rows(schema_message, message, rows, parts.version))
+    elif rows == "trailer" and _decoded(schema_message, message, ()).num_rows == 0:
         parts.trailer = _trailer(metadata.get(TRAILER_KEY.encode(), b""))
-    elif rows in versions.row_types(parts.version):
-        parts.batches[rows].append(_rows(batch, rows, parts.version))
     else:
         raise _Damage("is of an unknown type")
     parts.clocks.append(clock)
 
 
-def _rows(batch: pa.RecordBatch, name: str, version: int) -> pa.RecordBatch:
-    """The batch with the columns of its record type only, their values checked."""
-    batch = batch.select(list(versions.columns(version, name)))
+def _decoded(schema_message: bytes, message: bytes, columns: tuple[int, ...]) -> pa.RecordBatch:
+    try:
+        batch = frame.decode(schema_message, message, columns)
+        batch.validate(full=True)
+    except _ARROW_ERRORS as error:
+        raise _Damage("cannot be decoded") from error
+    return batch
+
+
+def _rows(schema_message: bytes, message: bytes, name: str, version: int) -> pa.RecordBatch:
+    """The message's rows with the columns of their record type only, their values checked."""
+    batch = _decoded(schema_message, message, versions.positions(version, name))
     if not 0 < batch.num_rows <= MAX_ROWS:
         raise _Damage("has an impossible number of rows")
     known = set(batch.schema.names) - nullable(ROWS[name])

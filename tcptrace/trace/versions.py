@@ -42,6 +42,13 @@ def schema(version: int) -> pa.Schema:
     return pa.schema([field for field in SCHEMA if field.name in present])
 
 
+@cache
+def positions(version: int, rows: str) -> tuple[int, ...]:
+    """Where those columns are in the schema of this version."""
+    names = schema(version).names
+    return tuple(names.index(name) for name in columns(version, rows))
+
+
 def upgraded(batches: list[pa.RecordBatch], rows: str, version: int) -> pa.Table:
     """Batches of one record type of a file of this version, with the columns of today; new ones are null."""
     had = columns(version, rows)

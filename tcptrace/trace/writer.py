@@ -23,7 +23,6 @@ HEADER_KEY = "tcptrace"
 TRAILER_KEY = "trailer"
 
 FLUSH_AFTER_S = 1.0
-_ZSTD_LEVEL = 1
 _TRACE_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
 
 
@@ -64,7 +63,7 @@ class TraceWriter:
         self._buffers = {name: ColumnBuffer(dtype) for name, dtype in ROWS.items()}
         self._flushed = dict.fromkeys(ROWS, time.monotonic())
         schema = SCHEMA.with_metadata({HEADER_KEY: json.dumps(header)})
-        self._encoder = frame.Encoder(schema, _ZSTD_LEVEL)
+        self._encoder = frame.Encoder(schema)
         self._fd = _create(path, force, owner)
         try:
             self._write(self._encoder.schema())

@@ -38,10 +38,10 @@ def move(source: Path, target: Path, *, ahead_ns: int, booted_ns: int) -> None:
         metadata = pa.ipc.read_schema(pa.py_buffer(schema)).metadata
         header = moved(json.loads(metadata[HEADER_KEY.encode()]))
         header |= {"trace_id": "another-host", "boot_id": "another-boot", "hostname": "another"}
-        encoder = frame.Encoder(SCHEMA.with_metadata({HEADER_KEY: json.dumps(header)}), 1)
+        encoder = frame.Encoder(SCHEMA.with_metadata({HEADER_KEY: json.dumps(header)}))
         new.write(encoder.schema())
         while (message := frame.read_message(old)) is not None:
-            batch, found = frame.decode(schema, message)
+            batch, found = frame.decode(schema, message), frame.metadata_of(message)
             for name in INSTANTS:
                 place = batch.schema.get_field_index(name)
                 batch = batch.set_column(place, batch.schema.field(place), pc.add(batch[place], booted_ns))

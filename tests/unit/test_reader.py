@@ -25,7 +25,7 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 def sealed_schema(header: object, schema: pa.Schema = SCHEMA) -> bytes:
     """A schema message as the writer makes it, around any header."""
     text = header if isinstance(header, str) else json.dumps(header)
-    return bytes(frame.Encoder(schema.with_metadata({"tcptrace": text}), 1).schema())
+    return bytes(frame.Encoder(schema.with_metadata({"tcptrace": text})).schema())
 
 
 def sealed_batch(records: np.ndarray[Any, Any] | pa.RecordBatch, sequence: int = 1, **changes: str) -> bytes:
@@ -39,7 +39,7 @@ def sealed_batch(records: np.ndarray[Any, Any] | pa.RecordBatch, sequence: int =
         "realtime_ns": str(synthetic.STARTED_REALTIME_NS),
     }
     schema = batch.schema.with_metadata({"tcptrace": "{}"})
-    return bytes(frame.Encoder(schema, 1).batch(batch, metadata | changes))
+    return bytes(frame.Encoder(schema).batch(batch, metadata | changes))
 
 
 def written(tmp_path: Path, *messages: bytes) -> Path:
@@ -333,7 +333,7 @@ NULL_KIND = to_batch(ROWS[:2]).set_column(0, "kind", pa.array([1, None], pa.int6
         (sealed_batch(ROWS[:0], 2, rows="trailer", trailer='{"losses": {}}'), "how the recording ended"),
         (sealed_batch(ROWS[:0], 2, rows="trailer", trailer='{"losses": {}, "clean": true}'), "clock"),
         (sealed_batch(pa.record_batch({"kind": [1] * 9}), 2), "decoded"),
-        (sealed_schema(synthetic.header()), "decoded"),
+        (sealed_schema(synthetic.header()), "no batch"),
         (b"garbage!", "not a message"),
         (b"\xff\xff\xff\xff" + bytes.fromhex("f0ffff7f"), "impossible length"),
     ],
