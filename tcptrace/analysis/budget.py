@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from tcptrace.analysis.columns import Ints, Mask, bool_array, nullable, plain, text_equals, truths
 from tcptrace.analysis.groups import Grouping, Key, connection_rows, group
+from tcptrace.analysis.quantiles import QUANTILES
 from tcptrace.analysis.stages import GROUPS, STAGES, UNATTRIBUTED
-from tcptrace.analysis.summary import QUANTILES
 
 WINDOWS = {name.removesuffix("_ns"): (10 * percent, needed) for name, (percent, needed) in QUANTILES.items()}
 """Percentile in thousandths, and the rows that it needs, as in the summary."""
@@ -202,12 +202,17 @@ def around(at: str) -> str:
     return f"exchanges whose total lies between percentiles {low} and {high}"
 
 
+def share(ns: int, n: int) -> int:
+    """The n-th of a sum of ns, to the nearest ns; 0 of nothing."""
+    return (2 * ns + n) // (2 * n) if n else 0
+
+
 def split(total: int, parts: Sequence[int], n: int) -> tuple[int, list[int]]:
     """The n-th of a total, to the nearest ns, and of its parts, which add up to it as they did before.
 
     Each part is rounded down, and those that lose most get the ns that are left over.
     """
-    mean = (2 * total + n) // (2 * n)
+    mean = share(total, n)
     whole = [part // n for part in parts]
     most = sorted(range(len(parts)), key=lambda place: (-(parts[place] % n), place))
     for place in most[: max(0, mean - sum(whole))]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tcptrace.analysis.budget import Pieces
+from tcptrace.analysis.budget import Pieces, share
 from tcptrace.analysis.columns import Ints, int_array, nullable, plain, text_equals, truths
 from tcptrace.analysis.groups import connection_rows
 
@@ -37,12 +37,12 @@ class Setup:
     @property
     def each_ns(self) -> int:
         """Per exchange, to the nearest ns."""
-        return _share(self.handshakes_ns, self.exchanges)
+        return share(self.handshakes_ns, self.exchanges)
 
     @property
     def saving_ns(self) -> int:
         """Per exchange: what a pool that stays open would not have paid, to the nearest ns."""
-        return _share(self.handshakes_ns - self.kept_ns, self.exchanges)
+        return share(self.handshakes_ns - self.kept_ns, self.exchanges)
 
 
 def setup(own: Pieces, connections: pa.Table) -> Setup:
@@ -86,7 +86,3 @@ def _most_at_once(own: Pieces, position: Ints, used: Ints, ends: pa.Table) -> in
     steps = np.concatenate([np.ones(len(used), np.int64), np.full(len(used), -1)])
     # At the same instant the end comes first: the next one could have used that connection.
     return int(np.cumsum(steps[np.lexsort((steps, times))]).max())
-
-
-def _share(ns: int, n: int) -> int:
-    return (2 * ns + n) // (2 * n) if n else 0

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from tcptrace import __version__
 from tcptrace.analysis import hooks
-from tcptrace.analysis.columns import Ints, bool_array, nullable, plain, rows_with
+from tcptrace.analysis.columns import bool_array, nullable, plain, rows_with
+from tcptrace.analysis.quantiles import quantiles
 from tcptrace.trace.reader import Trace
 from tcptrace.trace.wire import Kind
 
@@ -20,9 +21,6 @@ EVENTS = {
     Kind.RESET_SENT: hooks.RESET_SENT,
     Kind.DROP: hooks.DROP,
 }
-
-# Fewer values than this say nothing about the quantile: it is null.
-QUANTILES = {"p50_ns": (50, 1), "p90_ns": (90, 10), "p99_ns": (99, 100)}
 
 
 def describe(trace: Trace) -> dict[str, Any]:
@@ -111,12 +109,6 @@ def summarise(trace: Trace, connections: pa.Table) -> dict[str, Any]:
     }
 
 
-def quantile(ordered: Ints, percent: int, needed: int = 1) -> int | None:
-    """The nearest-rank quantile of ascending values, one that was measured; None with too few of them."""
-    n = len(ordered)
-    return int(ordered[max(0, -(-n * percent // 100) - 1)]) if n >= needed else None
-
-
 def _handshakes(connections: pa.Table, role: str) -> dict[str, int | None]:
     """Quantiles over the ends of one role whose handshake was observed.
 
@@ -125,15 +117,10 @@ def _handshakes(connections: pa.Table, role: str) -> dict[str, int | None]:
     """
     own = rows_with(connections, "role", role)
     times = nullable(own, "handshake_ns")
-    ordered = np.sort(times.values[times.known])
+    made = quantiles(times.values[times.known])
     exact = _true(own["handshake_exact"])
-    made: dict[str, int | None] = {"n": len(ordered)}
-    for name, (percent, needed) in QUANTILES.items():
-        made[name] = quantile(ordered, percent, needed)
-    made["max_ns"] = quantile(ordered, 100)
-    made["not_observed"] = own.num_rows - len(ordered)
-    made["estimated"] = len(ordered) - exact
-    return made
+    n = int(times.known.sum())
+    return {**made, "not_observed": own.num_rows - n, "estimated": n - exact}
 
 
 def _retransmits(connections: pa.Table) -> dict[str, int]:

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tcptrace.analysis.summary import QUANTILES, quantile
+from tcptrace.analysis.quantiles import QUANTILES, quantile
 from tcptrace.trace.wire import Kind
 
 ROLES = ("active", "passive", "unknown")

@@ -4,14 +4,14 @@ Colour and weight come from rich, which leaves them out for NO_COLOR and whateve
 never interpreted, and every string passes visible().
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
-from rich.text import Text
 
+from tcptrace.output.blocks import print_line, print_rows, print_title
 from tcptrace.output.escape import visible
 from tcptrace.output.listing import (
     endpoint_cells,
@@ -20,7 +20,6 @@ from tcptrace.output.listing import (
     plain_cells,
     repeated_syn_cells,
 )
-from tcptrace.output.tables import Column, text_lines
 from tcptrace.units import UNKNOWN, format_count, format_duration, format_size, plural
 
 SLOWEST = 10
@@ -57,7 +56,7 @@ def print_info(out: Console, info: Mapping[str, Any]) -> None:
     seeded = _map(header.get("seeded"))
     filters = {name: value for name, value in _map(options.get("filters")).items() if value}
     limit, buffer = options.get("duration_s"), options.get("buffer_bytes")
-    _title(out, "Recording")
+    print_title(out, "Recording")
     _pairs(
         out,
         {
@@ -73,7 +72,7 @@ def print_info(out: Console, info: Mapping[str, Any]) -> None:
             "trace id": _words(header.get("trace_id")),
         },
     )
-    _title(out, "Host")
+    print_title(out, "Host")
     _pairs(
         out,
         {
@@ -85,11 +84,11 @@ def print_info(out: Console, info: Mapping[str, Any]) -> None:
             "boot id": _words(header.get("boot_id")),
         },
     )
-    _rows(out, "Hooks", ("fact", "provider", "quality", "why"), map(_hook, _maps(header.get("hooks"))))
+    print_rows(out, "Hooks", ("fact", "provider", "quality", "why"), map(_hook, _maps(header.get("hooks"))))
     programs = _maps(_map(info["trailer"]).get("programs"))
     # The kernel counts runs only while kernel.bpf_stats_enabled is set; all zeroes mean that it was not.
     counted = any(program.get("run_count") for program in programs)
-    _rows(
+    print_rows(
         out,
         "Programs",
         ("name", "runs", "time", "per run", "skipped"),
@@ -97,13 +96,13 @@ def print_info(out: Console, info: Mapping[str, Any]) -> None:
         right=(1, 2, 3, 4),
     )
     if programs and not counted:
-        _line(out, f"  {UNKNOWN} not counted, because kernel.bpf_stats_enabled was 0")
+        print_line(out, f"  {UNKNOWN} not counted, because kernel.bpf_stats_enabled was 0")
     for title, key in (("Kernel settings", "sysctls"), ("Network namespaces", "namespaces")):
         if values := _map(header.get(key)):
-            _title(out, title)
+            print_title(out, title)
             _pairs(out, {name: _words(value) for name, value in sorted(values.items())})
     if nics := _maps(header.get("nics")):
-        _title(out, "Interfaces")
+        print_title(out, "Interfaces")
         _pairs(out, {_words(nic.get("name")): _offloads(nic) for nic in nics})
 
 
@@ -111,7 +110,7 @@ def print_summary(out: Console, summary: Mapping[str, Any], connections: pa.Tabl
     """summary: what analysis.summary.summarise() gives for these connections."""
     _health(out, summary["trace"])
     facts = summary["connections"]
-    _title(out, f"Connections: {plural(facts['rows'], 'row')}, one per end")
+    print_title(out, f"Connections: {plural(facts['rows'], 'row')}, one per end")
     _bars(out, {ROLE_NAMES.get(role, role): count for role, count in facts["by_role"].items()}, facts["rows"])
     if censored := [
         f"{format_count(facts[key])} {words}"
@@ -122,11 +121,11 @@ def print_summary(out: Console, summary: Mapping[str, Any], connections: pa.Tabl
         )
         if facts[key]
     ]:
-        _line(out, f"  {'; '.join(censored)}")
-    _title(out, "How they ended")
+        print_line(out, f"  {'; '.join(censored)}")
+    print_title(out, "How they ended")
     _bars(out, facts["by_close_reason"], facts["rows"])
 
-    _rows(
+    print_rows(
         out,
         "Handshakes",
         ("", "measured", "p50", "p90", "p99", "max", "not observed", "estimated"),
@@ -142,7 +141,7 @@ def print_summary(out: Console, summary: Mapping[str, Any], connections: pa.Tabl
         ),
         right=range(1, 8),
     )
-    _line(
+    print_line(
         out,
         f"  {UNKNOWN} too few values: p90 needs 10, p99 100; not observed: open before, failed or missed",
     )
@@ -156,50 +155,50 @@ def _health(out: Console, info: Mapping[str, Any]) -> None:
     records = info["records"]
     duration = format_duration(info["duration_ns"])
     at_least = "" if info["clean_end"] else "at least "
-    _title(out, f"Trace {visible(info['path'])}")
-    _line(
+    print_title(out, f"Trace {visible(info['path'])}")
+    print_line(
         out,
         f"  {_words(header.get('hostname'))}, kernel {_words(_map(header.get('kernel')).get('release'))}, "
         f"{instant_text(info['started_ns'])} UTC, for {at_least}{duration}",
     )
     connections, events = records["connections"], records["events"]
     again = " (one that stays open has several)" if connections else ""
-    _line(out, f"  {plural(connections, 'connection record')}{again}, {plural(events, 'event')}")
+    print_line(out, f"  {plural(connections, 'connection record')}{again}, {plural(events, 'event')}")
     if info["complete"]:
-        _line(out, "  complete: ended cleanly, nothing lost", "green")
+        print_line(out, "  complete: ended cleanly, nothing lost", "green")
         return
     for problem in info["problems"]:
-        _line(out, f"  INCOMPLETE: {visible(problem)}", "bold red")
+        print_line(out, f"  INCOMPLETE: {visible(problem)}", "bold red")
     if total is None:
-        _line(out, "  lost while recording: not known, because the file's end is missing", "red")
+        print_line(out, "  lost while recording: not known, because the file's end is missing", "red")
     for cause, count in lost.items():
         if cause != "total":
             meaning = RECURSION if cause.startswith("recursion") else LOSSES.get(cause, "")
-            _line(
+            print_line(
                 out, f"  lost {format_count(count)} {visible(cause)}{': ' if meaning else ''}{meaning}", "red"
             )
 
 
 def _retransmissions(out: Console, summary: Mapping[str, Any]) -> None:
     counts, events = summary["retransmits"], summary["events"]
-    _title(out, "Retransmissions and rare events")
-    _line(
+    print_title(out, "Retransmissions and rare events")
+    print_line(
         out,
         f"  {plural(counts['data'], 'data segment')}, {plural(counts['syn'], 'SYN')}, "
         f"{plural(counts['synack'], 'SYN-ACK')} sent again, on {plural(counts['connections'], 'connection')}",
     )
     if counts["connections_not_known"]:
-        _line(out, f"  not known for {plural(counts['connections_not_known'], 'connection')}")
-    _line(
+        print_line(out, f"  not known for {plural(counts['connections_not_known'], 'connection')}")
+    print_line(
         out,
         f"  {plural(events['reset_sent_without_connection'], 'reset')} sent to packets without a connection, "
         f"{plural(events['drop'], 'packet')} dropped by the kernel",
     )
     if events["reset_sent_without_connection"] is None or events["drop"] is None:
-        _line(out, "  – could not be observed on that host: `tcptrace info` says why")
+        print_line(out, "  – could not be observed on that host: `tcptrace info` says why")
     for key in ("drop_reasons", "reset_reasons"):
         for name, count in events[key].items():
-            _line(out, f"    {format_count(count):>8}  {key.split('_')[0]}: {visible(name)}")
+            print_line(out, f"    {format_count(count):>8}  {key.split('_')[0]}: {visible(name)}")
 
 
 def _slowest(out: Console, table: pa.Table) -> None:
@@ -207,7 +206,7 @@ def _slowest(out: Console, table: pa.Table) -> None:
     if not known.num_rows:
         return
     slow = known.take(pc.select_k_unstable(known, SLOWEST, [("handshake_ns", "descending")]))
-    _rows(
+    print_rows(
         out,
         "Slowest handshakes",
         ("time", "role", "local", "remote", "process", "SYN again", "ended", "id"),
@@ -225,7 +224,7 @@ def _slowest(out: Console, table: pa.Table) -> None:
         right=(0, 5, 7),
     )
     if False in slow["handshake_exact"].to_pylist():
-        _line(out, "  ~ estimated")
+        print_line(out, "  ~ estimated")
 
 
 def _seeding(seeded: Mapping[str, Any]) -> str:
@@ -270,41 +269,14 @@ def _bars(out: Console, counts: Mapping[str, int], total: int) -> None:
     width = max(map(len, counts), default=0)
     for name, count in counts.items():
         share = f"{100 * count / total:5.1f} %" if total else ""
-        _line(out, f"  {visible(name):<{width}}  {format_count(count):>11}  {share}")
+        print_line(out, f"  {visible(name):<{width}}  {format_count(count):>11}  {share}")
 
 
 def _pairs(out: Console, pairs: Mapping[str, str]) -> None:
     names = [visible(name) for name in pairs]
     width = max(map(len, names), default=0)
     for name, value in zip(names, pairs.values(), strict=True):
-        _line(out, f"  {name:<{width}}  {visible(value) or UNKNOWN}")
-
-
-def _rows(
-    out: Console,
-    title: str,
-    titles: Sequence[str],
-    rows: Iterator[Sequence[str]],
-    right: Sequence[int] = (),
-) -> None:
-    """A small table under a title; nothing when there are no rows."""
-    cells = [[visible(cell) for cell in row] for row in rows]
-    if not cells:
-        return
-    _title(out, title)
-    columns = [
-        Column(name, [row[number] for row in cells], number in right) for number, name in enumerate(titles)
-    ]
-    for number, line in enumerate(text_lines(columns)):
-        _line(out, f"  {line}", "dim" if number == 0 else "")
-
-
-def _title(out: Console, text: str) -> None:
-    out.print(Text(text, "bold"))
-
-
-def _line(out: Console, text: str, style: str = "") -> None:
-    out.print(Text(text, style))
+        print_line(out, f"  {name:<{width}}  {visible(value) or UNKNOWN}")
 
 
 def _words(value: object) -> str:

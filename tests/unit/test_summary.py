@@ -12,7 +12,8 @@ from test_connections import conn, event
 
 from tcptrace import __version__
 from tcptrace.analysis.connections import connections
-from tcptrace.analysis.summary import describe, problems, quantile, summarise
+from tcptrace.analysis.quantiles import quantile
+from tcptrace.analysis.summary import describe, problems, summarise
 from tcptrace.trace.reader import Trace, read
 from tcptrace.trace.wire import CloseReason, Kind, Role
 
