@@ -193,13 +193,15 @@ def _recording_end(trace: Trace) -> int | None:
 
 
 def _chosen(totals: Sequence[int]) -> list[int]:
-    """Places of the turns that are shown: the first, the last and the slowest of a long connection."""
+    """Places of the turns that are shown: of a long connection the first, the last and the slowest, and any
+    single one between two of these, since a line that it is left out would be as long."""
     n = len(totals)
     if n <= FIRST + LAST + SLOWEST:
         return list(range(n))
     edges = {*range(FIRST), *range(n - LAST, n)}
     middle = sorted(range(FIRST, n - LAST), key=lambda place: (-totals[place], place))
-    return sorted(edges | set(middle[:SLOWEST]))
+    chosen = edges | set(middle[:SLOWEST])
+    return sorted(chosen | {place for place in middle if {place - 1, place + 1} <= chosen})
 
 
 def _established(row: Mapping[str, Any], origin: int) -> int | None:

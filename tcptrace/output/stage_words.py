@@ -1,6 +1,6 @@
 """What a stage of an exchange is called, and what happens in it, in words for people."""
 
-from tcptrace.analysis.stages import STAGES, UNATTRIBUTED
+from tcptrace.analysis.stages import GROUPS, STAGES, UNATTRIBUTED
 
 # Stage -> (name, what takes this time). The same words in every command and on every page.
 WORDS = {
@@ -22,6 +22,10 @@ WORDS = {
     UNATTRIBUTED: ("unattributed", "measured as part of the total, but in no known stage"),
 }
 
+# Groups whose name is not what people call them.
+_GROUPS = {"nagle": "Nagle", "peer": "other end"}
+
+assert set(_GROUPS) < set(GROUPS)
 assert set(WORDS) == {*STAGES, UNATTRIBUTED}
 
 
@@ -31,3 +35,7 @@ def stage_name(stage: str) -> str:
 
 def stage_meaning(stage: str) -> str:
     return WORDS[stage][1]
+
+
+def group_name(group: str) -> str:
+    return _GROUPS.get(group, group)
