@@ -1,20 +1,31 @@
-"""`make accuracy`: handshake times against a packet capture, as a table and as docs/accuracy.md."""
+"""`make accuracy`: what is recorded against what is true, as tables and as docs/accuracy.md.
+
+Handshakes against a packet capture, budgets of exchanges as the kernel tests compare them, and load tools'
+latencies. Needs tests/kernel in PYTHONPATH.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
+import budgets
 import tcptrace
+import tools
+from budgets import Compared
 from experiment import (
     ATTEMPTS,
     CONNECTIONS,
@@ -26,6 +37,8 @@ from experiment import (
     Outcome,
     measure,
 )
+from latency import Comparison
+from recording import Recording
 from tcptrace.errors import TcptraceError
 
 HEADINGS = (
@@ -34,6 +47,21 @@ HEADINGS = (
 )  # fmt: skip
 
 TEMPLATE = Path(__file__).with_name("accuracy.md.in")
+CHAPTERS = ("budgets", "tools", "handshakes")
+
+
+@dataclass
+class Found:
+    """What was measured, by chapter."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    compared: Compared = field(default_factory=lambda: Compared([], []))
+    latencies: list[Comparison] = field(default_factory=list)
+
+    def broken(self) -> list[str]:
+        """A clause for each bound that was not kept."""
+        handshakes = [f"{one.experiment.name}, {text}" for one in self.outcomes for text in one.failures]
+        return handshakes + self.compared.failed + [one.failure for one in self.latencies if one.failure]
 
 
 def table(outcomes: list[Outcome]) -> str:
@@ -53,11 +81,15 @@ def table(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def document(outcomes: list[Outcome], count: int) -> str:
+def document(found: Found, count: int) -> str:
     """docs/accuracy.md."""
+    outcomes, failed = found.outcomes, found.compared.failed
     broken = [f"{outcome.experiment.name}, {text}" for outcome in outcomes for text in outcome.failures]
     repeated = [outcome for outcome in outcomes if outcome.attempts > 1]
     filled = TEMPLATE.read_text().format(
+        budgets=budgets.document(found.compared),
+        tests=f"**Broken: {', '.join(failed)}.**" if failed else "All bounds are kept.",
+        tools=budgets.tools(found.latencies),
         version=tcptrace.__version__,
         load=os.getloadavg()[0],
         date=datetime.now(UTC).date().isoformat(),
@@ -108,37 +140,85 @@ def as_json(outcomes: list[Outcome]) -> str:
     )
 
 
-def main() -> int:
-    """0 when all bounds are kept, 1 when not."""
-    parser = argparse.ArgumentParser(prog="accuracy", description=__doc__)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the document here")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every pair of values here")
-    parser.add_argument("-n", type=int, default=CONNECTIONS, help="connections per experiment [%(default)s]")
-    options = parser.parse_args()
-    if os.geteuid() != 0:
-        print("accuracy: needs root, to make namespaces, to record and to capture", file=sys.stderr)
-        return 3
+@contextlib.contextmanager
+def recordings() -> Iterator[tools.Start]:
+    """Starts recordings in a temporary directory; none goes on after the block."""
+    started: list[Recording] = []
+    with tempfile.TemporaryDirectory(prefix="tcptrace-accuracy-") as directory:
 
-    def say(text: str) -> None:
-        print(f"accuracy: {text}", file=sys.stderr, flush=True)
+        def start(*arguments: object) -> Recording:
+            path = Path(directory, f"{len(started)}.tct")
+            started.append(Recording(path, [str(argument) for argument in arguments]))
+            return started[-1]
 
-    outcomes = []
-    try:
+        try:
+            yield start
+        finally:
+            for one in started:
+                one.abandon()
+
+
+def say(text: str) -> None:
+    print(f"accuracy: {text}", file=sys.stderr, flush=True)
+
+
+def measured(chapters: list[str], count: int) -> Found:
+    """Measure these chapters.
+
+    Raises:
+        TcptraceError, OSError, SubprocessError: something could not be measured.
+    """
+    found = Found()
+    if "budgets" in chapters:
+        say("the kernel tests of the budget, some minutes")
+        found.compared = budgets.run_tests()
+    if "tools" in chapters:
+        with recordings() as start:
+            for comparisons in (tools.web, tools.sql):
+                for comparison in comparisons(start):
+                    say(comparison.title)
+                    found.latencies.append(comparison)
+    if "handshakes" in chapters:
         for experiment in EXPERIMENTS:
             say(experiment.title)
-            outcomes.append(measure(experiment, options.n, say))
-    except (TcptraceError, OSError, subprocess.SubprocessError) as error:
+            found.outcomes.append(measure(experiment, count, say))
+    return found
+
+
+def main() -> int:
+    """0 when all bounds are kept, 1 when not."""
+    parser = argparse.ArgumentParser(prog="accuracy", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the document here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every handshake's values here")
+    parser.add_argument("--only", choices=CHAPTERS, help="one chapter, as tables; not with --write")
+    parser.add_argument("-n", type=int, default=CONNECTIONS, help="connections per experiment [%(default)s]")
+    options = parser.parse_args()
+    if options.only and options.write:
+        parser.error("--write needs all chapters")
+    if os.geteuid() != 0:
+        say("needs root, to make namespaces, to record and to capture")
+        return 3
+    try:
+        found = measured([options.only] if options.only else list(CHAPTERS), options.n)
+    except (TcptraceError, OSError, subprocess.SubprocessError, AssertionError) as error:
         say(str(error))
         return 1
     except KeyboardInterrupt:
         return 130
-    print(table(outcomes))
+    texts = (
+        budgets.document(found.compared),
+        budgets.tools(found.latencies) if found.latencies else "",
+        table(found.outcomes) if found.outcomes else "",
+    )
+    print("\n\n".join(filter(None, texts)))
     if options.json:
-        options.json.write_text(as_json(outcomes))
+        options.json.write_text(as_json(found.outcomes))
     if options.write:
-        options.write.write_text(document(outcomes, options.n))
+        options.write.write_text(document(found, options.n))
         say(f"written to {options.write}")
-    return 1 if any(outcome.failures for outcome in outcomes) else 0
+    for clause in found.broken():
+        say(f"bound broken: {clause}")
+    return 1 if found.broken() else 0
 
 
 if __name__ == "__main__":
