@@ -62,13 +62,15 @@ def command(traces: tuple[Path, ...], output: Path | None, force: bool) -> int:
 
     # These need pandas, plotly and jinja2, which a production host need not have.
     from tcptrace.analysis.connections import connections
+    from tcptrace.analysis.exchanges import exchanges, sums
     from tcptrace.output.report import Recording, render
     from tcptrace.trace.reader import read
 
     recordings = []
     for path in traces:
         trace = read(path)
-        recordings.append(Recording(trace, connections(trace)))
+        ends = connections(trace)
+        recordings.append(Recording(trace, ends, exchanges(trace, ends), sums(trace, ends)))
     page = render(recordings).encode()
     if target == STDOUT:
         sys.stdout.buffer.write(page)

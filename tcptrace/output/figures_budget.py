@@ -13,6 +13,7 @@ from tcptrace.analysis.stages import GROUPS
 from tcptrace.output import colours
 from tcptrace.output.figures import COLOUR, figure, nice_step, short_duration
 from tcptrace.output.report_text import label, share
+from tcptrace.output.stage_words import group_name
 from tcptrace.units import format_count, format_duration, plural
 
 HEIGHT, BAR_HEIGHT = 44, 32
@@ -34,11 +35,6 @@ class Bar:
     parts: Mapping[str, int]
     estimated: frozenset[str] = frozenset()
     estimated_of: int = 0
-
-
-def group_name(group: str) -> str:
-    """A group of stages as people write it."""
-    return "Nagle" if group == "nagle" else group
 
 
 def group_colour(group: str) -> str:
@@ -152,7 +148,7 @@ def _segment(group: str, hatched: bool, bars: Sequence[Bar], shares: bool) -> go
             [
                 label(bar.name),
                 format_duration(value),
-                share(value, bar.total_ns),
+                label(share(value, bar.total_ns)),
                 label(bar.detail),
                 f", estimated in {format_count(bar.estimated_of)}" if hatched else "",
                 plural(bar.exchanges, "exchange"),

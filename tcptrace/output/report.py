@@ -23,10 +23,10 @@ from tcptrace import __version__, units
 from tcptrace.analysis.stages import GROUPS
 from tcptrace.output import colours, figures, report_rows, report_text, report_views
 from tcptrace.output.escape import visible
-from tcptrace.output.figures_budget import group_name
 from tcptrace.output.report_chapter import Chapter, Material, chapter
 from tcptrace.output.report_frame import Quantiles, connection_frame, event_frame, quantiles
 from tcptrace.output.report_health import Health, health
+from tcptrace.output.stage_words import group_name
 from tcptrace.resources import reports_dir
 from tcptrace.trace.reader import Trace
 

@@ -10,7 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from tcptrace.analysis import groups
+from tcptrace.analysis.advice import changes
 from tcptrace.analysis.budget import AT, Budget, Group, Pieces, around, budgets
+from tcptrace.analysis.gap import gap
+from tcptrace.analysis.setup import setup
 from tcptrace.analysis.stages import GROUPS, NOT_AT, STAGES
 from tcptrace.analysis.unknowns import why_unknown
 from tcptrace.output import figures_budget
@@ -25,6 +28,7 @@ CAUSES = 4  # named in the first sentence, if they are this much of the mean:
 LEAST_SHARE = 0.01
 PERCENTILES = AT[1:-1]
 NAMES = {"mean": "mean", **{at: f"around {at}" for at in PERCENTILES}, "max": "slowest"}
+CHANGES = 6  # that would help, by side
 BARS = 12  # of one figure by group
 
 
@@ -50,6 +54,16 @@ class Answer:
     causes: list[Cause]
     unattributed_ns: int
     unattributed_share: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One change, what it would save of the mean over all exchanges of a side, and what else is known."""
+
+    what: str
+    do: str
+    note: str
+    saving: str
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,7 @@ class Account:
     single: int
     summed: int
     over_time: dict[str, Any] = field(default_factory=dict)
-    advice: Sequence[str] = ()
+    advice: list[Advice] = field(default_factory=list)
 
     @property
     def windows(self) -> list[tuple[str, str]]:
@@ -124,19 +138,22 @@ def account(
 ) -> Account:
     """own: exchanges and sums, on these connections; headers: of their traces, which say which hooks were
     missing; start_ns: wall clock at which the figure over time begins."""
-    answers, stacks, missing, over_time = [], [], [], {}
+    answers, advice, stacks, missing, over_time = [], [], [], [], {}
     for side in SIDES:
         here = own.of_side(side)
         if not len(here.weight):
             continue
         whole = budgets(here, connections, ())[0]
         answers.append(_answer(side, whole))
+        advice += _advice(own, here, connections, whole)
         stacks.append(_percentiles(f"{key}-{side}", side, whole))
         for by, heading in (("remote", "Remote end"), ("process", "Process")):
             made = budgets(here, connections, (by,), limit=BARS + 1)
             if len(made) > 1 or by == "remote":
                 stacks.append(_groups(f"{key}-{side}-{by}", side, heading, made))
-        moments = budgets(here, connections, ("time",))
+        moments = [
+            group for group in budgets(here, connections, ("time",)) if group.key["from_ns"] is not None
+        ]
         if len(moments) > 1:
             over_time[side] = figures_budget.over_time(
                 [(group.key["from_ns"], group.key["to_ns"], _bar("", "", group.mean)) for group in moments],
@@ -150,7 +167,24 @@ def account(
         own.rows,
         int(own.weight[own.rows :].sum()),
         over_time,
+        advice,
     )
+
+
+def _advice(own: Pieces, here: Pieces, connections: pa.Table, whole: Group) -> list[Advice]:
+    """The changes that save most of one side's mean, largest first."""
+    made = setup(here, connections) if whole.side == "client" else None
+    found = changes(own, connections, gap(whole, made))
+    return [
+        Advice(
+            f"{change.what[:1].upper()}{change.what[1:]}",
+            change.do,
+            change.note,
+            f"saves {'at most ' if change.at_most else ''}{'≈ ' if change.estimated else ''}"
+            f"{format_duration(change.whole_ns)} of the {whole.side} end's mean",
+        )
+        for change in found[:CHANGES]
+    ]
 
 
 def _answer(side: str, whole: Group) -> Answer:

@@ -67,5 +67,5 @@ def chapter(key: str, material: Material) -> Chapter:
         report_exchanges.latency(material.exchanges, material.start_ns, material.span_s),
         report_exchanges.slowest(material.exchanges, material.connections, material.start_ns, {}),
         material.exchanges.num_rows,
-        report_streams.streams(material.connections),
+        report_streams.stream_view(material.connections),
     )

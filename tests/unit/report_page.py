@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tcptrace.analysis.connections import connections
+from tcptrace.analysis.exchanges import exchanges, sums
 from tcptrace.output.report import Recording, render
 from tcptrace.trace.reader import read
 
@@ -96,7 +97,8 @@ class Page(HTMLParser):
 
 def recording(path: Path) -> Recording:
     trace = read(path)
-    return Recording(trace, connections(trace))
+    ends = connections(trace)
+    return Recording(trace, ends, exchanges(trace, ends), sums(trace, ends))
 
 
 def page_of(*paths: Path) -> Page:
