@@ -44,6 +44,14 @@ def nullable(table: pa.Table, name: str) -> Nullable:
     return Nullable(np.where(known, _numbers(array, np.int64), 0), known)
 
 
+def at(column: Nullable, rows: Ints) -> Nullable:
+    """The column's values at these rows; null where the row is negative, which stands for none."""
+    if not len(column.values):
+        return Nullable(np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_))
+    known = column.known[rows] & (rows >= 0)
+    return Nullable(np.where(known, column.values[rows], 0), known)
+
+
 def plain(table: pa.Table, name: str) -> Ints:
     """A column without nulls; a null, which no valid trace has there, reads as 0."""
     return nullable(table, name).values
@@ -52,7 +60,8 @@ def plain(table: pa.Table, name: str) -> Ints:
 def truths(table: pa.Table, name: str) -> Mask:
     """Where a bool column is true; nowhere that it is null."""
     column = nullable(pa.table({name: table[name].cast(pa.int64())}), name)
-    return column.known & (column.values == 1)
+    true: Mask = column.known & (column.values == 1)
+    return true
 
 
 def int_array(values: npt.NDArray[np.integer[Any]], known: Mask | None = None) -> pa.Array:

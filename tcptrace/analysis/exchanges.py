@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tcptrace.analysis.columns import Ints, Nullable, names, plain
-from tcptrace.analysis.pairs import other_ends, other_turns
+from tcptrace.analysis.columns import Ints, Nullable, at, names, plain
+from tcptrace.analysis.pairs import TOLERANCE_NS, other_ends, other_turns
 from tcptrace.analysis.rtt import clean_samples, minimum_rtt, positions
 from tcptrace.analysis.schema import EXCHANGES, SUMS
 from tcptrace.analysis.stages import STAGES, UNATTRIBUTED
@@ -55,17 +55,19 @@ def without_rows(trace: Trace) -> int:
     return int(summed[kind == Kind.EXCHANGES].clip(1, 1 << 32).sum())
 
 
-def turn_rows(turns: Turns, connections: pa.Table, samples: Nullable, ends: Ints) -> pa.Table:
+def turn_rows(
+    turns: Turns, connections: pa.Table, samples: Nullable, ends: Ints, tolerance_ns: int = TOLERANCE_NS
+) -> pa.Table:
     """`exchanges` of turns in their order; samples, ends: rtt.clean_samples(), pairs.other_ends() of the
-    connections."""
+    connections; tolerance_ns: by how much the clocks of both ends may differ."""
     of = _rows_of(turns, connections)
-    partner = other_turns(turns, of, ends)
-    rtt = _of_rows(_least(turns, connections, samples), of)
+    partner = other_turns(turns, of, ends, tolerance_ns=tolerance_ns)
+    rtt = at(_least(turns, connections, samples), of)
     split = _split(turns, rtt, partner, np.ones(len(turns), np.int64))
     made = _columns(turns, split) | {
         "delayed_ack": _delayed_ack(turns, rtt).array(pa.bool_()),
-        "peer_connection_id": _of_rows(turns["connection_id"], partner).array(),
-        "peer_seq": _of_rows(turns["seq"], partner).array(),
+        "peer_connection_id": at(turns["connection_id"], partner).array(),
+        "peer_seq": at(turns["seq"], partner).array(),
     }
     return pa.table([made[name] for name in EXCHANGES.names], schema=EXCHANGES)
 
@@ -74,7 +76,7 @@ def sum_rows(summed: Turns, singles: Turns, connections: pa.Table, samples: Null
     """`sums` of summed turns; singles tell of the round trips of their connections."""
     of = _rows_of(summed, connections)
     count = summed["summed"].values.clip(1, 1 << 32)
-    rtt = _of_rows(_least(singles, connections, samples), of)
+    rtt = at(_least(singles, connections, samples), of)
     split = _split(summed, rtt, np.full(len(summed), -1), count)
     nothing = Nullable(np.zeros(len(summed), np.int64), np.zeros(len(summed), np.bool_))
     delayed = (summed["flags"].values & ExchangeFlag.DELAYED_ACK) != 0
@@ -90,14 +92,6 @@ def sum_rows(summed: Turns, singles: Turns, connections: pa.Table, samples: Null
 
 def _rows_of(turns: Turns, connections: pa.Table) -> Ints:
     return positions(plain(connections, "connection_id"), turns["connection_id"].values)
-
-
-def _of_rows(column: Nullable, rows: Ints) -> Nullable:
-    """The column's values at these rows; null at row -1."""
-    if not len(column.values):
-        return Nullable(np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_))
-    known = column.known[rows] & (rows >= 0)
-    return Nullable(np.where(known, column.values[rows], 0), known)
 
 
 def _least(turns: Turns, connections: pa.Table, samples: Nullable) -> Nullable:
@@ -129,7 +123,7 @@ def _split(turns: Turns, rtt: Nullable, partner: Ints, count: Ints) -> _Split:
         Nullable(turns[name].values.copy(), turns[name].known & client)
         for name in ("wire_ns", "loss_recovery_ns")
     )
-    residence = _of_rows(turns["residence_ns"], partner)
+    residence = at(turns["residence_ns"], partner)
     # A retransmission for which the answer did not wait: it came sooner than an answer to it can, or the
     # other end had the request before.
     spurious = wire.known & loss.known & (loss.values > 0) & (count == 1)

@@ -55,13 +55,18 @@ def other_ends(connections: pa.Table, clock: Ints | None = None) -> Ints:
     return found
 
 
-def other_turns(turns: Turns, of: Ints, ends: Ints, tolerance_ns: int = TOLERANCE_NS) -> Ints:
+def other_turns(
+    turns: Turns, of: Ints, ends: Ints, start: Nullable | None = None, tolerance_ns: Ints | int = TOLERANCE_NS
+) -> Ints:
     """Per turn the row of the same turn at the connection's other end, -1 where none is known.
 
-    of: the connection of each turn, as its row, -1 for none; ends: other_ends() of the connections. A turn of
-    the server began while its client's lasted, give or take the tolerance.
+    of: the connection of each turn, as its row, -1 for none; ends: other_ends() of the connections; start:
+    when each turn began, on a time line that both ends share, by default started_ns. A server's turn began
+    while its client's lasted, give or take the tolerance, which may be one for each turn.
     """
-    side, start, end = turns["side"].values, turns["started_ns"], turns["request_end"]
+    start = turns["started_ns"] if start is None else start
+    tolerance = np.broadcast_to(np.asarray(tolerance_ns, np.int64), len(turns))
+    side, end = turns["side"].values, turns["request_end"]
     paired = (of >= 0) & start.known & end.known & (end.values < _SEQUENCES)
     paired[paired] = ends[of[paired]] >= 0
     clients = np.flatnonzero(paired & (side == Side.CLIENT))
@@ -70,16 +75,16 @@ def other_turns(turns: Turns, of: Ints, ends: Ints, tolerance_ns: int = TOLERANC
     answering = np.arange(len(rows)) >= len(clients)
     connection = np.where(answering, ends[of[rows]], of[rows])
     key = connection * _SEQUENCES + end.values[rows]
-    time = start.values[rows] + np.where(answering, tolerance_ns, 0)
+    time = start.values[rows] + np.where(answering, tolerance[rows], 0)
 
     # Of each server's turn: the last one of its client that began before.
     order = np.lexsort((answering, time, key))
     place = np.maximum.accumulate(np.where(answering[order], -1, np.arange(len(order))))
-    before = place >= 0
-    before[before] = key[order][place[before]] == key[order][before]
-    server, client = rows[order[before & answering[order]]], rows[order[place[before & answering[order]]]]
+    before = answering[order] & (place >= 0)
+    before[before] = key[order[before]] == key[order[place[before]]]
+    server, client = rows[order[before]], rows[order[place[before]]]
     late = start.values[server] - start.values[client] - turns["total_ns"].values[client]
-    together = late <= tolerance_ns
+    together = late <= tolerance[server]
     server, client = server[together], client[together]
 
     once = np.bincount(client, minlength=len(turns))[client] == 1
