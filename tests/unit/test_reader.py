@@ -11,14 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import synthetic
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tcptrace.errors import TraceError
 from tcptrace.trace import frame, reader, versions, wire
+from tcptrace.trace.batch import ROWS as ROWS_OF
 from tcptrace.trace.batch import SCHEMA, column_names, to_batch
 from tcptrace.trace.writer import TraceWriter
 
 ROWS = synthetic.connections(60)
 EVENTS = synthetic.events(20, of=ROWS)
+TURNS = synthetic.exchanges(30, of=ROWS, summed=0.2)
 DATA = Path(__file__).resolve().parents[1] / "data"
 
 
@@ -49,17 +53,54 @@ def written(tmp_path: Path, *messages: bytes) -> Path:
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    path = synthetic.write_trace(tmp_path / "a.tct", ROWS, EVENTS, losses={"event_ring": 3, "state": 0})
+    losses = {"event_ring": 3, "exchange_ring": 2, "state": 0}
+    path = synthetic.write_trace(tmp_path / "a.tct", ROWS, EVENTS, TURNS, losses=losses)
     trace = reader.read(path)
     assert trace.path == path
     assert trace.header == synthetic.header()
-    assert trace.trailer == synthetic.trailer(60, 20, {"event_ring": 3, "state": 0})
-    assert trace.losses == {"event_ring": 3, "state": 0}
+    assert trace.trailer == synthetic.trailer(60, 20, losses, 30)
+    assert trace.losses == losses
     assert (trace.clean_end, trace.truncated, trace.damaged, trace.complete) == (True, False, None, False)
-    for table, records in ((trace.connections, ROWS), (trace.events, EVENTS)):
+    for table, records in ((trace.connections, ROWS), (trace.events, EVENTS), (trace.exchanges, TURNS)):
         assert table.equals(pa.Table.from_batches([to_batch(records)]).select(table.schema.names))
         assert not [name for name in table.schema.names if name.startswith("pad")]
     assert reader.read(str(path)).connections.equals(trace.connections)
+
+
+KINDS = {"connection": range(1, 2), "event": range(2, 7), "exchange": range(7, 9)}
+
+
+@st.composite
+def pieces(draw: st.DrawFn) -> list[np.ndarray[Any, Any]]:
+    """Runs of records of any type, in any order, of arbitrary bytes but for the kind."""
+    found = []
+    for name in draw(st.lists(st.sampled_from(list(ROWS_OF)), max_size=8)):
+        dtype, count = ROWS_OF[name], draw(st.sampled_from([1, 2, 9, 70]))
+        random = np.random.default_rng(draw(st.integers(0, 99)))
+        rows = np.frombuffer(random.bytes(count * dtype.itemsize), dtype).copy()
+        rows["kind"] = draw(st.sampled_from(KINDS[name]))
+        found.append(rows)
+    return found
+
+
+@given(pieces(), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_records_of_all_types_come_back_in_their_order(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[np.ndarray[Any, Any]], each_its_batch: bool
+) -> None:
+    path = tmp_path_factory.mktemp("mixed") / "a.tct"
+    with TraceWriter(path, synthetic.header()) as writer:
+        for part in parts:
+            writer.add(part)
+            if each_its_batch:
+                writer.tick(float("inf"))
+        writer.close(synthetic.trailer(0, 0))
+    trace = reader.read(path)
+    assert trace.complete
+    for name, table in zip(ROWS_OF, (trace.connections, trace.events, trace.exchanges), strict=True):
+        own = [part for part in parts if part.dtype == ROWS_OF[name]]
+        expected = to_batch(np.concatenate(own)) if own else to_batch(np.zeros(0, ROWS_OF[name]))
+        assert table.equals(pa.Table.from_batches([expected]).select(table.schema.names))
 
 
 def test_zero_losses_are_complete(tmp_path: Path) -> None:
@@ -67,8 +108,9 @@ def test_zero_losses_are_complete(tmp_path: Path) -> None:
 
 
 def test_rows_keep_the_order_in_which_they_were_written(tmp_path: Path) -> None:
-    path = synthetic.write_trace(tmp_path / "a.tct", ROWS, EVENTS, batch_rows=7)
+    path = synthetic.write_trace(tmp_path / "a.tct", ROWS, EVENTS, TURNS, batch_rows=7)
     trace = reader.read(path)
+    assert trace.exchanges.column("started_ns").to_pylist() == TURNS["started_ns"].tolist()
     assert trace.connections.column("connection_id").to_pylist() == ROWS["connection_id"].tolist()
     assert trace.events.column("time_ns").to_pylist() == EVENTS["time_ns"].tolist()
 
@@ -309,6 +351,10 @@ def second_message(message: bytes) -> tuple[bytes, ...]:
 
 WRONG_KIND = ROWS[:3].copy()
 WRONG_KIND["kind"] = wire.Kind.DROP
+WRONG_TURNS = TURNS[:3].copy()
+WRONG_TURNS["kind"] = wire.Kind.SIGHTING
+NULL_SIDE = to_batch(TURNS[:1])
+NULL_SIDE = NULL_SIDE.set_column(NULL_SIDE.schema.names.index("side"), "side", pa.array([None], pa.int64()))
 NULL_KIND = to_batch(ROWS[:2]).set_column(0, "kind", pa.array([1, None], pa.int64()))
 
 
@@ -323,6 +369,11 @@ NULL_KIND = to_batch(ROWS[:2]).set_column(0, "kind", pa.array([1, None], pa.int6
         (sealed_batch(ROWS, 2, rows="event"), "always known"),
         (sealed_batch(EVENTS, 2), "always known"),
         (sealed_batch(WRONG_KIND, 2), "another type"),
+        (sealed_batch(TURNS, 2), "always known"),
+        (sealed_batch(ROWS, 2, rows="exchange"), "always known"),
+        (sealed_batch(EVENTS, 2, rows="exchange"), "always known"),
+        (sealed_batch(WRONG_TURNS, 2, rows="exchange"), "another type"),
+        (sealed_batch(NULL_SIDE, 2, rows="exchange"), "always known"),
         (sealed_batch(ROWS[:0], 2), "number of rows"),
         (sealed_batch(NULL_KIND, 2), "always known"),
         (sealed_batch(ROWS, 2, monotonic_ns="x"), "clock"),
