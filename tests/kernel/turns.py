@@ -5,6 +5,8 @@ Every instant is CLOCK_MONOTONIC ns, which applications, the relay and eBPF prog
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import socket
 import time
@@ -16,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drive import receive
-from tcptrace.lab.link import Log
+from tcptrace.lab.link import Link, Log
 from tcptrace.lab.namespaces import Namespace
 
 Times = npt.NDArray[np.int64]
@@ -119,6 +121,26 @@ def carried(log: Log, port: int, turns: int, *, since_ns: int = 0) -> Carried:
     return Carried(out["arrived_ns"], out["left_ns"], back["arrived_ns"], back["left_ns"])
 
 
+def without_jitter(link: Link) -> Link:
+    """Let the relay go before everything else: a network does not wait for a CPU of the hosts."""
+    assert link._child
+    with contextlib.suppress(PermissionError):  # then it jitters, and its log says so
+        os.sched_setscheduler(link._child.pid, os.SCHED_FIFO, os.sched_param(10))
+    return link
+
+
+@contextlib.contextmanager
+def punctual() -> Iterator[None]:
+    """The calling thread goes before everything else: its pauses are as long as it says."""
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
+
+
 def kernel_counts(space: Namespace) -> dict[str, int]:
     """The kernel's own TcpExt counters of a namespace (proc_net_netstat)."""
     text = space.run(Path("/proc/thread-self/net/netstat").read_text)
@@ -134,8 +156,3 @@ def growth(before: dict[str, int], after: dict[str, int], *names: str) -> dict[s
 def run_delay(pid: int | str = "thread-self") -> int:
     """How long the kernel has let a thread wait for a CPU so far, ns (sched-stats, schedstat)."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
-
-
-def pairs(first: Sequence[int], second: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Every combination."""
-    return ((one, other) for one in first for other in second)
