@@ -31,6 +31,7 @@ KEYS = {
     "port": ("port",),
     "role": ("role",),
     "process": ("pid", "comm"),
+    "program": ("comm",),
     "namespace": ("netns",),
     "time": ("from_ns", "to_ns"),
 }
@@ -139,6 +140,8 @@ def _words(key: Mapping[str, Any]) -> Iterator[str]:
         yield _known(key["role"])
     if "pid" in key:
         yield process_text(key)
+    elif "comm" in key:
+        yield _known(key["comm"])
     if "netns" in key:
         yield f"namespace {_known(key['netns'])}"
 
@@ -159,6 +162,8 @@ def _facts(name: str, connections: pa.Table) -> list[_Column]:
         return [_text_column("role", connections, "role")]
     if name == "process":
         return [_Column("pid", _numbers(connections, "pid")), _text_column("comm", connections, "comm")]
+    if name == "program":
+        return [_text_column("comm", connections, "comm")]
     if name == "namespace":
         return [_Column("netns", _numbers(connections, "netns"))]
     raise ValueError(f"{name} is none of {', '.join(BY)}")
