@@ -24,7 +24,7 @@
 
 static __always_inline struct tt_socket *tt_followed(struct sock *sk)
 {
-	struct tt_socket *s = tt_state_get(sk, 0);
+	struct tt_socket *s = tt_state_often(sk);
 
 	return s && !s->done ? s : 0;
 }

@@ -141,6 +141,11 @@ static inline struct tt_socket *tt_state_get(struct sock *sk, int create)
 	return sockets.lookup(&key);
 }
 
+static inline struct tt_socket *tt_state_often(struct sock *sk)
+{
+	return tt_state_get(sk, 0);
+}
+
 static inline struct tt_socket *tt_state_late(struct sock *sk)
 {
 	return tt_state_get(sk, 0);

@@ -209,6 +209,30 @@ static __always_inline struct tt_socket *tt_state_get(struct sock *sk, int creat
 	return tt_spill_get(sk, 1);
 }
 
+/* The same for what happens to a socket again and again. */
+static __always_inline struct tt_socket *tt_state_often(struct sock *sk)
+{
+	__u64 cookie = sk->__sk_common.skc_cookie.counter;
+	__u32 number = cookie % TT_RECENT;
+	struct tt_recent *r;
+	struct tt_socket *s;
+
+	if (!TT_CONFIG(use_table))
+		return tt_spill_get(sk, 0);
+	r = bpf_map_lookup_elem(&recent, &number);
+	if (!r)
+		return 0;
+	s = tt_table_recent(r, cookie);
+	if (s)
+		return s;
+	s = tt_state_get(sk, 0);
+	if (s) {
+		r->cookie = cookie;
+		r->slot = s->slot;
+	}
+	return s;
+}
+
 /* The same for an event that may come after the socket's destruction. */
 static __always_inline struct tt_socket *tt_state_late(struct sock *sk)
 {

@@ -129,8 +129,10 @@ struct tt_socket {
 	__u8 pad[16];   /* whole cache lines */
 	struct tt_budget budget;
 	struct tt_exchange one; /* made here, with the socket locked: the stack has no room */
-	struct tt_exchange
-		rest[2]; /* sums, by side, over exchanges without a record; empty: summed 0 */
+	__u32 slot;             /* of the table; means nothing elsewhere */
+	__u32 pad1;
+	/* sums, by side, over exchanges without a record; empty: summed 0 */
+	struct tt_exchange rest[2];
 };
 
 /* What is known of a thread's time: kept by thread id, the last thread with the same slot wins. */

@@ -37,6 +37,21 @@ struct {
 	__type(value, struct tt_socket);
 } slots SEC(".maps");
 
+/* A shortcut to the slot of a socket that is in use, by its cookie: for events that come by the packet. */
+struct tt_recent {
+	__u64 cookie;
+	__u64 slot;
+};
+
+#define TT_RECENT 4096
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TT_RECENT);
+	__type(key, __u32);
+	__type(value, struct tt_recent);
+} recent SEC(".maps");
+
 static __always_inline __u32 tt_bucket_of(__u64 sk)
 {
 	return ((sk >> 6) * 0x9e3779b97f4a7c15ULL) >> (64 - TT_BUCKET_BITS);
@@ -80,12 +95,27 @@ static __always_inline struct tt_socket *tt_table_claim(__u64 sk)
 		    __sync_val_compare_and_swap(&b->key[way], key, sk) == key) {
 			struct tt_socket *s = tt_table_slot(number, way);
 
-			if (s)
+			if (s) {
 				s->connection_id = 0;
+				s->slot = number * TT_WAYS + way;
+			}
 			return s;
 		}
 	}
 	return 0;
+}
+
+/* The two halves of a shortcut may come from different CPUs: the slot's own cookie decides. */
+static __always_inline struct tt_socket *tt_table_recent(struct tt_recent *r, __u64 cookie)
+{
+	struct tt_socket *s;
+	__u32 slot;
+
+	if (!cookie || r->cookie != cookie)
+		return 0;
+	slot = r->slot;
+	s = bpf_map_lookup_elem(&slots, &slot);
+	return s && s->cookie == (__s64)cookie ? s : 0;
 }
 
 static __always_inline void tt_table_bury(__u64 sk)

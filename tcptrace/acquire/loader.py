@@ -288,6 +288,7 @@ def _load_variant(
             if not variant["use_table"]:
                 object_.set_max_entries("buckets", 1)
                 object_.set_max_entries("slots", 1)
+                object_.set_max_entries("recent", 1)
             for name, program in object_.programs.items():
                 program.set_autoload(name not in missing and name not in refused)
             object_.load()
