@@ -30,8 +30,8 @@ COMMANDS = {
         "tcptrace.cli.exchanges",
         "List exchanges, a request and its answer each, and where their time went.",
     ),
-    "show": ("tcptrace.cli.show", "Show one connection or one exchange as a time line."),
     "budget": ("tcptrace.cli.budget", "Take the time of exchanges apart, and say what would help."),
+    "show": ("tcptrace.cli.show", "Show one connection or one exchange as a time line."),
     "report": ("tcptrace.cli.report", "Make one self-contained HTML page of one or more traces."),
 }
 

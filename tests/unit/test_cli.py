@@ -82,7 +82,7 @@ def test_version_and_help() -> None:
 
 
 def test_only_what_is_due_exists() -> None:
-    commands = ["doctor", "record", "info", "summary", "connections", "exchanges", "show", "report"]
+    commands = ["doctor", "record", "info", "summary", "connections", "exchanges", "budget", "show", "report"]
     assert list(cli.COMMANDS) == commands
 
 
