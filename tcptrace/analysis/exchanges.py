@@ -45,7 +45,10 @@ def sums(trace: Trace, connections: pa.Table) -> pa.Table:
 
     Every duration and count is a sum over `exchanges` turns; seq and started_ns are those of the first.
     """
-    singles, summed = raw_turns(trace, Kind.EXCHANGE), raw_turns(trace, Kind.EXCHANGES)
+    summed = raw_turns(trace, Kind.EXCHANGES)
+    if not len(summed):
+        return SUMS.empty_table()
+    singles = raw_turns(trace, Kind.EXCHANGE)
     return sum_rows(summed.ordered(), singles, connections, clean_samples(trace, connections))
 
 

@@ -107,8 +107,8 @@ def _step(traces: Sequence[Trace]) -> int:
 def _turns(traces: Sequence[Trace], kind: Kind, step: int) -> Turns:
     """The turns of all recordings, with their unique connection ids and a column `trace`."""
     parts = [raw_turns(trace, kind) for trace in traces]
-    made = {name: _joined([part[name] for part in parts]) for name in parts[0].columns}
     number = np.repeat(np.arange(len(traces)), [len(part) for part in parts])
+    made = {name: _joined([part.columns.pop(name) for part in parts]) for name in list(parts[0].columns)}
     made["trace"] = Nullable(number, np.ones(len(number), np.bool_))
     made["connection_id"].values += number * step
     return Turns(made)

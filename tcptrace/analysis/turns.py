@@ -41,12 +41,12 @@ class Turns:
         return self.columns[name]
 
     def ordered(self) -> "Turns":
-        """By start, unknown ones first."""
+        """Itself, put in order: by start, unknown ones first."""
         keys = [self.columns[name].values for name in ("side", "seq", "connection_id", "started_ns")]
         order = np.lexsort((*keys, self.columns["started_ns"].known))
-        return Turns(
-            {name: Nullable(made.values[order], made.known[order]) for name, made in self.columns.items()}
-        )
+        for column in self.columns.values():  # one after the other: a million turns are 250 MB
+            column.values, column.known = column.values[order], column.known[order]
+        return self
 
 
 def raw_turns(trace: Trace, kind: Kind) -> Turns:
