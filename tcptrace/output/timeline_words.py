@@ -97,7 +97,7 @@ def placement_note(line: ExchangeLine) -> str | None:
 
 def zero_stages(turn: Turn) -> list[str]:
     """Names of stages that are known to have taken no time."""
-    return [stage_name(bar.stage) for bar in turn.bars if not bar.duration_ns]
+    return [stage_name(bar.stage) for bar in turn.bars if not bar.duration_ns and bar.stage != UNATTRIBUTED]
 
 
 def unknown_stages(turn: Turn) -> list[tuple[str, str]]:
