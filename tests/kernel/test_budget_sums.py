@@ -6,6 +6,7 @@ Conversations are made up by hypothesis, all of them are in one recording.
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from budget import column, insist_on_shares, of, read_budget
 from drive import connect, listen, receive
-from scene import MakeLink, Record
+from scene import MakeLink, Record, Wired
 from tcptrace.lab.namespaces import SIDE_B
 from turns import MS, US
 
@@ -103,3 +104,30 @@ def test_every_turn_adds_up(linked: MakeLink, record: Record, delay_ms: int) -> 
         missed += (np.array(one.waited) - column(budget.turns(link.a, one.port), "total_ns")).tolist()
     # The turn is what the client waited for, but for the calls' way into the kernel and out of it.
     assert min(missed) > 0 and np.median(missed) < 200 * US, missed
+
+
+def answer_late(server: socket.socket) -> None:
+    """What a thread does that serves one connection: it starts, reads when it gets to it, and answers."""
+    time.sleep(0.002)
+    assert len(receive(server, 100)) == 100
+    time.sleep(0.001)
+    server.sendall(bytes(200))
+
+
+def test_readers_that_are_met_for_the_first_time(wired: Wired, record: Record) -> None:
+    """A thread for each connection, as many servers do: nothing is known of it before its first read."""
+    a, b = wired
+    recording = record(*of(a, b))
+    with listen(b) as listener:
+        for _ in range(CONVERSATIONS):
+            with connect(a, SIDE_B.ipv4) as client, listener.accept()[0] as server:
+                thread = threading.Thread(target=answer_late, args=(server,))
+                thread.start()
+                client.sendall(bytes(100))
+                assert len(receive(client, 200)) == 200
+                thread.join()
+    budget = read_budget(recording)
+    assert len(budget.exchanges) == 2 * CONVERSATIONS
+    insist_on_shares(budget.exchanges)
+    late = column([row for row in budget.exchanges if row["side"] == "server"], "app_late_ns")
+    assert np.median(late) > MS, late

@@ -23,7 +23,7 @@ from other_host import move
 from recording import Recording, Row, run
 from tcptrace.analysis.join import Joined, join
 from tcptrace.lab import namespaces
-from tcptrace.lab.link import Link
+from tcptrace.lab.link import Link, Log
 from tcptrace.lab.namespaces import SIDE_B
 from tcptrace.lab.packet import RST
 from tcptrace.trace.reader import read
@@ -69,10 +69,11 @@ def converse(link: Link) -> Iterator[Connection]:
             with contextlib.suppress(ConnectionResetError):
                 receive(server, 1)
         wait_closed(link.b, SERVER)
-        log = link.wait_for(
-            lambda log, since=begin: bool(((log["flags"] & RST != 0) & (log["arrived_ns"] > since)).any())
-        )
-        yield Connection(port, sizes, carried(log, port, TURNS, since_ns=begin))
+
+        def over(log: Log, since: int = begin) -> bool:
+            return bool(((log["flags"] & RST != 0) & (log["arrived_ns"] > since)).any())
+
+        yield Connection(port, sizes, carried(link.wait_for(over), port, TURNS, since_ns=begin))
 
 
 @pytest.fixture(scope="module")
