@@ -34,11 +34,14 @@ def command(traces: tuple[Path, ...], output: Path | None, force: bool) -> int:
     """Make one self-contained HTML page of one or more traces.
 
     The page needs no network and no server: open it in a browser, print it, attach it to a postmortem. It
-    says first how healthy the recording was, then shows handshake latency, the time in each state, how
-    connections ended, retransmissions and drops, the slowest connections as a table that sorts and
-    filters, and the remote ends.
+    says first where the time of requests went and what would help, with the budget by remote end, process
+    and time, percentiles of each stage and the slowest exchanges; then how healthy the recording was,
+    handshake latency, the time in each state, how connections ended, retransmissions and drops, the slowest
+    connections as a table that sorts and filters, and the remote ends.
 
-    Several traces stand side by side on one page, with an overview; their connections are not paired.
+    Several traces are joined where connections between their hosts match, by addresses, ports and initial
+    sequence numbers: one budget with the exact share of the network, and how far the hosts' clocks are
+    apart. Traces that share no connection stand side by side.
 
     The page is private (mode 0600), because it names hosts, processes and addresses.
 
@@ -63,15 +66,17 @@ def command(traces: tuple[Path, ...], output: Path | None, force: bool) -> int:
     # These need pandas, plotly and jinja2, which a production host need not have.
     from tcptrace.analysis.connections import connections
     from tcptrace.analysis.exchanges import exchanges, sums
+    from tcptrace.analysis.join import join
     from tcptrace.output.report import Recording, render
     from tcptrace.trace.reader import read
 
+    contents = [read(path) for path in traces]
+    joined = join(contents) if len(contents) > 1 else None
     recordings = []
-    for path in traces:
-        trace = read(path)
+    for trace in contents:
         ends = connections(trace)
         recordings.append(Recording(trace, ends, exchanges(trace, ends), sums(trace, ends)))
-    page = render(recordings).encode()
+    page = render(recordings, joined).encode()
     if target == STDOUT:
         sys.stdout.buffer.write(page)
         sys.stdout.buffer.flush()

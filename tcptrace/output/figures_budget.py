@@ -25,7 +25,8 @@ class Bar:
     """What some exchanges consist of, on average; which they are is in `name` and `detail`, not escaped.
 
     parts: group of stages -> mean ns, without groups that nothing observed; they add up to total_ns.
-    estimated: groups whose part is estimated in some of the exchanges, namely estimated_of them.
+    estimated: groups whose part is estimated in some of the exchanges, namely estimated_of them; exact: of
+    how many the network was measured.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Bar:
     parts: Mapping[str, int]
     estimated: frozenset[str] = frozenset()
     estimated_of: int = 0
+    exact: int = 0
 
 
 def group_colour(group: str) -> str:

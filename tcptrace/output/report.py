@@ -14,18 +14,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tcptrace import __version__, units
+from tcptrace.analysis.join import Joined
 from tcptrace.analysis.stages import GROUPS
 from tcptrace.output import colours, figures, report_rows, report_text, report_views
 from tcptrace.output.escape import visible
 from tcptrace.output.report_chapter import Chapter, Material, chapter
 from tcptrace.output.report_frame import Quantiles, connection_frame, event_frame, quantiles
 from tcptrace.output.report_health import Health, health
+from tcptrace.output.report_join import join_view
 from tcptrace.output.stage_words import group_name
 from tcptrace.resources import reports_dir
 from tcptrace.trace.reader import Trace
@@ -48,7 +51,6 @@ class View:
     key: str
     health: Health
     chapter: Chapter | None
-    no_budget: str | None
     rows: int
     active: Quantiles
     passive: Quantiles
@@ -62,19 +64,27 @@ class View:
     remotes: report_rows.Remotes
 
 
-def render(recordings: Sequence[Recording]) -> str:
+def render(recordings: Sequence[Recording], joined: Joined | None = None) -> str:
     """The page as text, to be encoded in UTF-8.
+
+    joined: the recordings as one, in the same order. If any connection has its ends in two of them, there is
+    one budget of all; else each has its own.
 
     Raises TcptraceError when the templates are missing from this installation.
     """
+    together = joined if joined is not None and joined.pairs else None
     views, frames = [], []
     for number, recording in enumerate(recordings, 1):
         facts = health(recording.trace)
         frame = connection_frame(recording.connections, facts.start_ns)
         events = event_frame(recording.trace.events, facts.start_monotonic_ns)
-        views.append(_view(f"t{number}", facts, frame, events, _chapter(f"t{number}", recording, facts)))
+        own = None if together else _chapter(f"t{number}", recording, facts)
+        views.append(_view(f"t{number}", facts, frame, events, own))
         frames.append(frame)
+    facts_of = [view.health for view in views]
+    budget = _joined_chapter(together, recordings, facts_of) if together else None
     drawings = _everything(views)
+    drawings |= budget.drawings() if budget else {}
     drawings["overview"] = _overview(views, frames) if len(views) > 1 else None
     shown = {name: figure.to_plotly_json() for name, figure in drawings.items() if figure is not None}
 
@@ -89,8 +99,9 @@ def render(recordings: Sequence[Recording]) -> str:
             views=views,
             figures=set(shown),
             groups=GROUPS,
-            chapter=None,
-            joined=None,
+            chapter=budget,
+            joined=join_view(together, [one.name for one in facts_of]) if together else None,
+            no_budget=report_text.NO_BUDGET,
             palette=figures.PALETTE,
             script_hashes=f"{_hash(script.encode())} {plotly_hash}",
             style=Markup((directory / "report.css").read_text(encoding="utf-8")),
@@ -113,12 +124,29 @@ def _chapter(key: str, recording: Recording, facts: Health) -> Chapter | None:
     exchanges, sums = recording.exchanges, recording.sums
     if exchanges is None or sums is None:
         return None
-    known = recording.connections["pattern"]
-    if not exchanges.num_rows and not sums.num_rows and known.null_count == len(known):
+    patterns = recording.connections["pattern"]
+    if not exchanges.num_rows and not sums.num_rows and patterns.null_count == len(patterns):
         return None
     span_s = (facts.duration_ns or 0) / 1e9
     headers = [recording.trace.header]
     return chapter(key, Material(recording.connections, exchanges, sums, headers, facts.start_ns, span_s))
+
+
+def _joined_chapter(
+    joined: Joined, recordings: Sequence[Recording], facts: Sequence[Health]
+) -> Chapter | None:
+    """One budget of all recordings, on the time line of the first; None when none of them has any."""
+    if not joined.exchanges.num_rows and not joined.sums.num_rows:
+        return None
+    starts = [
+        int(clock.shifted(np.array([one.start_ns], np.int64))[0])
+        for clock, one in zip(joined.clocks, facts, strict=True)
+    ]
+    last = max(start + (one.duration_ns or 0) for start, one in zip(starts, facts, strict=True))
+    headers = [recording.trace.header for recording in recordings]
+    span_s = (last - min(starts)) / 1e9
+    tables = joined.connections, joined.exchanges, joined.sums
+    return chapter("all", Material(*tables, headers, min(starts), span_s))
 
 
 def _view(key: str, facts: Health, frame: pd.DataFrame, events: pd.DataFrame, budget: Chapter | None) -> View:
@@ -128,7 +156,6 @@ def _view(key: str, facts: Health, frame: pd.DataFrame, events: pd.DataFrame, bu
         key=key,
         health=facts,
         chapter=budget,
-        no_budget=None if budget else report_text.NO_BUDGET,
         rows=len(frame),
         active=quantiles(by_role["active"]),
         passive=quantiles(by_role["passive"]),

@@ -124,6 +124,10 @@ class Account:
     advice: list[Advice] = field(default_factory=list)
 
     @property
+    def exact(self) -> bool:
+        return any(bar.exact for stack in self.stacks for bar in stack.bars)
+
+    @property
     def windows(self) -> list[tuple[str, str]]:
         """Which exchanges `around p90` means."""
         return [(NAMES[at], around(at)) for at in PERCENTILES]
@@ -138,14 +142,17 @@ def account(
 ) -> Account:
     """own: exchanges and sums, on these connections; headers: of their traces, which say which hooks were
     missing; start_ns: wall clock at which the figure over time begins."""
-    answers, advice, stacks, missing, over_time = [], [], [], [], {}
+    advice: list[Advice] = []
+    answers, stacks, missing, over_time = [], [], [], {}
     for side in SIDES:
         here = own.of_side(side)
         if not len(here.weight):
             continue
         whole = budgets(here, connections, ())[0]
         answers.append(_answer(side, whole))
-        advice += _advice(own, here, connections, whole)
+        said = {(one.what, one.do) for one in advice}  # of a turn seen from both ends, once
+        found = _advice(own, here, connections, whole)
+        advice += [one for one in found if (one.what, one.do) not in said]
         stacks.append(_percentiles(f"{key}-{side}", side, whole))
         for by, heading in (("remote", "Remote end"), ("process", "Process")):
             made = budgets(here, connections, (by,), limit=BARS + 1)
@@ -268,6 +275,7 @@ def _bar(name: str, detail: str, budget: Budget) -> Bar:
         parts={group: ns for group, ns in budget.groups.items() if ns is not None},
         estimated=frozenset(ESTIMATED if budget.estimated else ()),
         estimated_of=budget.estimated,
+        exact=budget.exact,
     )
 
 

@@ -51,7 +51,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class SlowRow:
-    """One slow exchange. Null facts are None; network_exact is None where there is no network stage."""
+    """One slow exchange; connection_id is that of its own recording. Null facts are None; network_exact is
+    None where there is no network stage."""
 
     connection_id: int
     seq: int
@@ -71,6 +72,7 @@ class SlowRow:
     request_bytes: int | None
     response_bytes: int | None
     timeline: str | None
+    recording: int | None  # its number from 1, where there are several
 
     @property
     def marks(self) -> list[str]:
@@ -197,9 +199,10 @@ def _slow_row(
     timelines: Mapping[tuple[int, int], str],
 ) -> SlowRow:
     total = row["total_ns"]
+    several = "trace" in row
     sums = {group: sum(row[stage] or 0 for stage in stages) for group, stages in GROUPS.items()}
     return SlowRow(
-        connection_id=row["connection_id"],
+        connection_id=row["trace_connection_id" if several else "connection_id"],
         seq=row["seq"],
         side=row["side"],
         start_s=None if row["started_ns"] is None else (row["started_ns"] - start_ns) / 1e9,
@@ -216,5 +219,6 @@ def _slow_row(
         retransmit_kind=row["retransmit_kind"],
         request_bytes=row["request_bytes"],
         response_bytes=row["response_bytes"],
+        recording=row["trace"] + 1 if several else None,
         timeline=timelines.get((row["connection_id"], row["seq"])),
     )
