@@ -76,7 +76,9 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
         yield Grid(a, b, cases, read_budget(both), read_budget(alone))
 
 
-each_case = pytest.mark.parametrize(("delay", "think"), CASES)
+each_case = pytest.mark.parametrize(
+    ("delay", "think"), CASES, ids=[f"{delay} ms each way, {think} ms at the server" for delay, think in CASES]
+)
 
 
 @each_case
