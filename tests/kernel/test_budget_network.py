@@ -77,7 +77,9 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
 
 
 each_case = pytest.mark.parametrize(
-    ("delay", "think"), CASES, ids=[f"{delay} ms each way, {think} ms at the server" for delay, think in CASES]
+    ("delay", "think"),
+    CASES,
+    ids=[f"{delay} ms each way, {think} ms at the server" for delay, think in CASES],
 )
 
 
