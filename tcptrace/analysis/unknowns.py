@@ -5,24 +5,26 @@ from typing import Any
 
 from tcptrace.analysis import hooks
 
-_HELD = ("write entered", "left for the device", "segment reached TCP")
-# Stage -> the facts without which it is null; see acquire.providers.
+_HELD = ("left for the device", "segment reached TCP")
+_WIRE = ("left for the device", "segment reached TCP", "arrived from the device")
+_WAITED = ("data ready", "read", "waiting for a CPU")
+# Stage -> the facts without which it is null: BUDGET in acquire/providers.py.
 _NEEDS = {
-    "app_ns": ("write entered",),
-    "sndbuf_ns": ("write entered", "write returned"),
+    "app_ns": ("write entered", "write returned"),
+    "sndbuf_ns": ("write returned",),
     "nagle_ns": _HELD,
     "cork_ns": _HELD,
     "cwnd_ns": _HELD,
     "rwnd_ns": _HELD,
     "pacing_ns": _HELD,
-    "kernel_tx_ns": ("write entered", "left for the device"),
+    "kernel_tx_ns": ("write entered", *_HELD),
     "loss_recovery_ns": ("left for the device", "retransmission"),
-    "network_ns": ("left for the device", "arrived from the device"),
-    "peer_ns": ("left for the device", "arrived from the device"),
-    "kernel_rx_ns": ("arrived from the device", "data ready"),
-    "wakeup_ns": ("data ready", "read returned", "scheduler delay"),
-    "app_late_ns": ("data ready", "read returned", "scheduler delay"),
-    "transfer_ns": ("read returned",),
+    "network_ns": _WIRE,
+    "peer_ns": _WIRE,
+    "kernel_rx_ns": ("arrived from the device", "segment reached TCP", "data ready"),
+    "wakeup_ns": _WAITED,
+    "app_late_ns": _WAITED,
+    "transfer_ns": ("read",),
 }
 _UNSEEN = "one of the moments between which it lies was not seen"
 _NO_SPLIT = f"{_UNSEEN}, or no round trip of this connection was measured to tell network and other end apart"

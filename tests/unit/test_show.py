@@ -225,7 +225,7 @@ def test_a_terminal_without_block_characters_gets_others(traces: Path) -> None:
 
 def test_no_name_of_the_recorded_host_reaches_the_terminal(tmp_path: Path) -> None:
     evil = {
-        "hooks": [{"fact": "scheduler delay", "provider": None, "exact": False, "reason": EVIL}],
+        "hooks": [{"fact": "waiting for a CPU", "provider": None, "exact": False, "reason": EVIL}],
         "drop_reasons": {"3": EVIL},
     }
     ends = conn(17, pid=1, comm=b"\x1b[2J\x1b[31mred", exchanges=1, pipelined=0)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from turn_rows import MS, START, rows, server, turn
 
-from tcptrace.analysis import timeline
+from tcptrace.acquire import providers
+from tcptrace.analysis import timeline, unknowns
 from tcptrace.analysis.connections import connections
 from tcptrace.analysis.exchanges import exchanges
 from tcptrace.analysis.stages import STAGES, UNATTRIBUTED
@@ -131,12 +132,19 @@ def test_between_two_clocks_the_place_of_the_other_end_is_estimated() -> None:
 
 
 def test_an_unknown_stage_says_which_hook_was_missing() -> None:
-    header = {"hooks": [{"fact": "scheduler delay", "provider": None, "reason": "no such field"}]}
+    header = {"hooks": [{"fact": "waiting for a CPU", "provider": None, "reason": "no such field"}]}
     found = line(turn(kernel_tx_ns=5, wakeup_ns=None, transfer_ns=None), header)
     why = {each.stage: each.why for each in found.unknown}
-    assert "scheduler delay" in why["wakeup_ns"] and "no such field" in why["wakeup_ns"]
+    assert "waiting for a CPU" in why["wakeup_ns"] and "no such field" in why["wakeup_ns"]
     assert "was not seen" in why["transfer_ns"]
     assert set(why) == {"wakeup_ns", "transfer_ns"}
+
+
+def test_reasons_look_for_facts_that_recordings_name() -> None:
+    facts = {fact.name for fact in (*providers.LIFECYCLE, *providers.BUDGET)}
+    facts |= {providers.ARRIVALS, providers.RUN_DELAY}
+    assert set(unknowns._NEEDS) == set(STAGES)
+    assert {fact for needed in unknowns._NEEDS.values() for fact in needed} <= facts
 
 
 def test_a_server_has_no_network_of_which_it_could_be_ignorant() -> None:
