@@ -11,25 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tcptrace import __version__, units
+from tcptrace import __version__
+from tcptrace.analysis.clocks import Clock
 from tcptrace.analysis.join import Joined
 from tcptrace.analysis.stages import GROUPS
-from tcptrace.output import colours, figures, report_rows, report_text, report_views
-from tcptrace.output.escape import visible
+from tcptrace.output import figures, report_rows, report_text, report_views, timeline_html
+from tcptrace.output.pages import environment
 from tcptrace.output.report_chapter import Chapter, Material, chapter
 from tcptrace.output.report_frame import Quantiles, connection_frame, event_frame, quantiles
 from tcptrace.output.report_health import Health, health
 from tcptrace.output.report_join import join_view
-from tcptrace.output.stage_words import group_name
 from tcptrace.resources import reports_dir
 from tcptrace.trace.reader import Trace
 
@@ -92,7 +90,7 @@ def render(recordings: Sequence[Recording], joined: Joined | None = None) -> str
     script = (directory / "report.js").read_text(encoding="utf-8")
     packed, plotly_hash = _plotly()
     return (
-        _environment(directory)
+        environment(directory)
         .get_template("report.html.j2")
         .render(
             version=__version__,
@@ -104,7 +102,7 @@ def render(recordings: Sequence[Recording], joined: Joined | None = None) -> str
             no_budget=report_text.NO_BUDGET,
             palette=figures.PALETTE,
             script_hashes=f"{_hash(script.encode())} {plotly_hash}",
-            style=Markup((directory / "report.css").read_text(encoding="utf-8")),
+            style=Markup((directory / "report.css").read_text(encoding="utf-8")) + timeline_html.style(),
             script=Markup(script),
             plotly=Markup(packed),
             data=Markup(
@@ -128,8 +126,8 @@ def _chapter(key: str, recording: Recording, facts: Health) -> Chapter | None:
     if not exchanges.num_rows and not sums.num_rows and patterns.null_count == len(patterns):
         return None
     span_s = (facts.duration_ns or 0) / 1e9
-    headers = [recording.trace.header]
-    return chapter(key, Material(recording.connections, exchanges, sums, headers, facts.start_ns, span_s))
+    tables = recording.connections, exchanges, sums
+    return chapter(key, Material(*tables, [recording.trace], [Clock(0)], facts.start_ns, span_s))
 
 
 def _joined_chapter(
@@ -143,10 +141,10 @@ def _joined_chapter(
         for clock, one in zip(joined.clocks, facts, strict=True)
     ]
     last = max(start + (one.duration_ns or 0) for start, one in zip(starts, facts, strict=True))
-    headers = [recording.trace.header for recording in recordings]
+    traces = [recording.trace for recording in recordings]
     span_s = (last - min(starts)) / 1e9
     tables = joined.connections, joined.exchanges, joined.sums
-    return chapter("all", Material(*tables, headers, min(starts), span_s))
+    return chapter("all", Material(*tables, traces, joined.clocks, min(starts), span_s))
 
 
 def _view(key: str, facts: Health, frame: pd.DataFrame, events: pd.DataFrame, budget: Chapter | None) -> View:
@@ -198,33 +196,6 @@ def _overview(views: Sequence[View], frames: Sequence[pd.DataFrame]) -> Any | No
                 curves[f"{view.key[1:]}. {view.health.name}, {role}"] = known
                 styles.append((figures.SERIES[number % len(figures.SERIES)], dash))
     return figures.percentile_curve(curves, styles) if curves else None
-
-
-def _environment(directory: Path) -> Environment:
-    def spell(value: object) -> object:
-        """Every string that a template prints has its control and bidirectional characters made visible,
-        before it is escaped; Markup is what the templates made themselves."""
-        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    environment = Environment(
-        loader=FileSystemLoader(directory),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=spell,
-    )
-    environment.filters |= {
-        "duration": units.format_duration,
-        "count": units.format_count,
-        "size": units.format_size,
-        "plural": units.plural,
-        "share": report_text.share,
-        "variable": colours.variable,
-        "group": group_name,
-    }
-    environment.globals["NO_VALUE"] = units.UNKNOWN
-    return environment
 
 
 @cache

@@ -1,21 +1,24 @@
 """The chapter of the budget: all that the page says of exchanges, of one recording or of joined ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from tcptrace.analysis.budget import pieces
+from tcptrace.analysis.clocks import Clock
 from tcptrace.output import report_budget, report_exchanges, report_streams
 from tcptrace.output.report_budget import Account
 from tcptrace.output.report_exchanges import Latency, SlowRow
 from tcptrace.output.report_streams import Streams
+from tcptrace.output.report_timelines import timelines
+from tcptrace.trace.reader import Trace
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a chapter is made of. headers: of the recordings.
+    """What a chapter is made of: tables of one recording, or of several joined ones with their clocks.
 
     start_ns: wall clock of the (first) recording's start; span_s: how long it took.
     """
@@ -23,7 +26,8 @@ class Material:
     connections: pa.Table
     exchanges: pa.Table
     sums: pa.Table
-    headers: Sequence[Mapping[str, Any]]
+    traces: Sequence[Trace]
+    clocks: Sequence[Clock]
     start_ns: int
     span_s: float
 
@@ -61,11 +65,21 @@ class Chapter:
 
 def chapter(key: str, material: Material) -> Chapter:
     own = pieces(material.exchanges, material.sums)
+    slow = report_exchanges.slowest_rows(material.exchanges)
+    drawn = timelines(
+        slow[: report_exchanges.TIMELINES],
+        material.exchanges,
+        material.connections,
+        material.traces,
+        material.clocks,
+    )
     return Chapter(
         key,
-        report_budget.account(key, own, material.connections, material.headers, material.start_ns),
+        report_budget.account(
+            key, own, material.connections, [trace.header for trace in material.traces], material.start_ns
+        ),
         report_exchanges.latency(material.exchanges, material.start_ns, material.span_s),
-        report_exchanges.slowest(material.exchanges, material.connections, material.start_ns, {}),
+        report_exchanges.slowest(slow, material.connections, material.start_ns, drawn),
         material.exchanges.num_rows,
         report_streams.stream_view(material.connections),
     )

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup
 
-from tcptrace.analysis.columns import bool_array, int_array, nullable, plain
+from tcptrace.analysis.columns import bool_array, int_array, nullable, plain, rows_at
 from tcptrace.analysis.stages import GROUPS
 from tcptrace.output import figures
 from tcptrace.output.figures_budget import group_colour
@@ -71,7 +72,7 @@ class SlowRow:
     retransmit_kind: str | None
     request_bytes: int | None
     response_bytes: int | None
-    timeline: str | None
+    timeline: Markup | None
     recording: int | None  # its number from 1, where there are several
 
     @property
@@ -163,26 +164,25 @@ def _stage_curves(table: pa.Table, own: pa.Array, side: str) -> Any:
 
 
 def slowest(
-    table: pa.Table,
+    rows: list[dict[str, Any]],
     connections: pa.Table,
     start_ns: int,
-    timelines: Mapping[tuple[int, int], str],
+    timelines: Mapping[tuple[int, int], Markup],
 ) -> list[SlowRow]:
-    """The slowest exchanges of one recording, slowest first.
+    """What the table says of these rows of `exchanges`.
 
     timelines: (connection_id, seq) -> its timeline as HTML.
     """
-    rows = slowest_rows(table).to_pylist()
     owners = _owners(connections, {row["connection_id"] for row in rows})
     return [_slow_row(row, owners.get(row["connection_id"], {}), start_ns, timelines) for row in rows]
 
 
-def slowest_rows(table: pa.Table, number: int = SLOWEST) -> pa.Table:
-    """The exchanges with the largest total, largest first; of equals, the earlier first."""
+def slowest_rows(table: pa.Table, number: int = SLOWEST) -> list[dict[str, Any]]:
+    """The rows of the exchanges with the largest total, largest first; of equals, the earlier first."""
     total = plain(table, "total_ns")
     most = min(number, len(total))
     chosen = np.sort(np.argpartition(-total, most - 1)[:most]) if most else np.zeros(0, np.int64)
-    return table.take(int_array(chosen[np.argsort(-total[chosen], kind="stable")]))
+    return rows_at(table, chosen[np.argsort(-total[chosen], kind="stable")])
 
 
 def _owners(connections: pa.Table, ids: set[int]) -> dict[int, dict[str, Any]]:
@@ -196,7 +196,7 @@ def _slow_row(
     row: Mapping[str, Any],
     owner: Mapping[str, Any],
     start_ns: int,
-    timelines: Mapping[tuple[int, int], str],
+    timelines: Mapping[tuple[int, int], Markup],
 ) -> SlowRow:
     total = row["total_ns"]
     several = "trace" in row

@@ -71,7 +71,8 @@ class Tick:
 
 
 def exchange_html(line: ExchangeLine, ends: Mapping[int, Mapping[str, Any]]) -> Markup:
-    """The time line of an exchange. ends: connection_id -> its row of the table `connections`."""
+    """The time line of an exchange. ends: connection_id -> its row of the table `connections`, or of that of
+    joined recordings: then the exchange is named by its recording's own id."""
     axis = _Axis(line.low_ns, max(1, line.high_ns - line.low_ns))
     shown = [_end(line.own, 0, line, axis, ends)]
     if line.other is not None:
@@ -80,7 +81,7 @@ def exchange_html(line: ExchangeLine, ends: Mapping[int, Mapping[str, Any]]) -> 
         "exchange",
         shown=shown,
         ticks=axis.ticks(),
-        caption=f"Exchange {line.own.connection_id}.{line.own.seq}",
+        caption=f"Exchange {_name(line.own, ends)}",
     )
 
 
@@ -164,7 +165,7 @@ def _end(
     own = turn is line.own
     connection = ends.get(turn.connection_id)
     who = "" if connection is None else f": {words.connection_title(connection)}"
-    name = f"{turn.connection_id}.{turn.seq}, {turn.side or UNKNOWN} end"
+    name = f"{_name(turn, ends)}, {turn.side or UNKNOWN} end"
     facts = [f"{instant_text(turn.started_ns)} UTC" if own else _began(start_ns)]
     facts += [f"took {format_duration(turn.total_ns)}", *words.turn_facts(turn)]
     notes = words.turn_notes(turn, alone=line.other is None)
@@ -187,6 +188,14 @@ def _end(
         unknown=words.unknown_stages(turn),
         notes=[_sentence(note) for note in notes],
     )
+
+
+def _name(turn: Turn, ends: Mapping[int, Mapping[str, Any]]) -> str:
+    """The ID that `tcptrace show` takes, and of which recording."""
+    row = ends.get(turn.connection_id, {})
+    if "trace_connection_id" not in row:
+        return f"{turn.connection_id}.{turn.seq}"
+    return f"{row['trace_connection_id']}.{turn.seq} of recording {row['trace'] + 1}"
 
 
 def _sentence(note: str) -> str:
