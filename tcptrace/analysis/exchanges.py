@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tcptrace.analysis.columns import Ints, Nullable, at, names, plain
+from tcptrace.analysis.columns import Ints, Mask, Nullable, at, names, plain
 from tcptrace.analysis.pairs import TOLERANCE_NS, other_ends, other_turns
-from tcptrace.analysis.rtt import clean_samples, minimum_rtt, positions
+from tcptrace.analysis.rtt import clean_samples, handshakes, minimum_rtt, positions
 from tcptrace.analysis.schema import EXCHANGES, SUMS
 from tcptrace.analysis.stages import STAGES, UNATTRIBUTED
 from tcptrace.analysis.turns import Turns, raw_turns
@@ -68,7 +68,7 @@ def turn_rows(
     rtt = at(_least(turns, connections, samples), of)
     split = _split(turns, rtt, partner, np.ones(len(turns), np.int64))
     made = _columns(turns, split) | {
-        "delayed_ack": _delayed_ack(turns, rtt).array(pa.bool_()),
+        "delayed_ack": _delayed_ack(turns, rtt, at(handshakes(connections), of).known).array(pa.bool_()),
         "peer_connection_id": at(turns["connection_id"], partner).array(),
         "peer_seq": at(turns["seq"], partner).array(),
     }
@@ -181,15 +181,19 @@ def _kinds() -> dict[int, str]:
     return {flags: text for flags, text in combined.items() if text}
 
 
-def _delayed_ack(turns: Turns, rtt: Nullable) -> Nullable:
+def _delayed_ack(turns: Turns, rtt: Nullable, measured: Mask) -> Nullable:
     """Whether a delayed ACK took part: this end's own, or the one that released what Nagle held.
 
-    Null when it cannot be told: the hold is not known, or the release is and the round trip is not.
+    rtt, measured: the minimum round trip of each row's connection, and whether a handshake measured it; it is
+    no more than an upper bound otherwise. Null when it cannot be told: the hold is not known, or the release
+    is and the round trip is not, or not well enough.
     """
     release, held = turns["release_ns"], turns["nagle_ns"]
     shortest, longest = _DELAYED_NS
-    late = release.values - rtt.values
-    seen = release.known & rtt.known & (late >= shortest) & (late <= longest)
+    # How late the ACK was, at least and at most.
+    least = np.where(rtt.known, release.values - rtt.values, 0)
+    most = np.where(measured, least, release.values)
+    late = release.known & (least >= shortest) & (most <= longest)
+    prompt = ~release.known | (most < shortest) | (least > longest)
     own = (turns["flags"].values & ExchangeFlag.DELAYED_ACK) != 0
-    told = held.known & (rtt.known | ~release.known | (release.values < shortest))
-    return Nullable((own | seen).astype(np.int64), own | seen | told)
+    return Nullable((own | late).astype(np.int64), own | late | (held.known & prompt))

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from tcptrace.analysis.clocks import Clock, Comparisons, clocks
-from tcptrace.analysis.columns import Ints, Nullable, at, int_array, nullable, plain, text_equals, truths
+from tcptrace.analysis.columns import Ints, Nullable, at, int_array, nullable, plain, text_equals
 from tcptrace.analysis.connections import connections
 from tcptrace.analysis.exchanges import sum_rows, turn_rows
 from tcptrace.analysis.pairs import TOLERANCE_NS, other_ends, other_turns
-from tcptrace.analysis.rtt import LONGEST_NS, clean_samples, positions
+from tcptrace.analysis.rtt import clean_samples, handshakes, positions
 from tcptrace.analysis.turns import RAW_STAGES, Turns, raw_turns
 from tcptrace.trace.reader import Trace
 from tcptrace.trace.wire import Kind, Side
@@ -176,13 +176,11 @@ def _comparisons(rows: pa.Table, trace: Ints, across: Ints, turns: Turns) -> Com
 def _handshakes(rows: pa.Table) -> Nullable:
     """A moment of each connection that is the same at both ends up to half of its round trip: when the
     SYN-ACK left, or the middle of the active end's handshake. Null where it was repeated or is not exact."""
-    started, handshake = nullable(rows, "started_ns"), nullable(rows, "handshake_ns")
+    started, handshake = nullable(rows, "started_ns"), handshakes(rows)
     active, passive = text_equals(rows["role"], "active"), text_equals(rows["role"], "passive")
-    once = started.known & (plain(rows, "syn_retransmits") == 0) & (plain(rows, "synack_retransmits") == 0)
-    sane = handshake.known & (handshake.values > 0) & (handshake.values < LONGEST_NS)
-    exact = sane & truths(rows, "handshake_exact")
+    once = plain(rows, "synack_retransmits") == 0
     middle = started.values + np.where(active, handshake.values // 2, 0)
-    return Nullable(middle, once & (passive | (active & exact)))
+    return Nullable(middle, started.known & ((passive & once) | (active & handshake.known)))
 
 
 def _turn_comparisons(turns: Turns, other: Ints) -> Comparisons:

@@ -26,16 +26,22 @@ def minimum_rtt(connections: pa.Table, samples: Nullable, of: Ints, wire: Nullab
     others); of: the row of `connections` to which each of these turns belongs, -1 for none.
     """
     least = np.full(connections.num_rows, LONGEST_NS)
-    handshake = nullable(connections, "handshake_ns")
-    usable = handshake.known & truths(connections, "handshake_exact")
-    for repeated in ("syn_retransmits", "synack_retransmits"):
-        usable &= nullable(connections, repeated).values == 0
-    for column in (Nullable(handshake.values, usable), samples):
+    for column in (handshakes(connections), samples):
         usable = column.known & (column.values > 0)
         least[usable] = np.minimum(least[usable], column.values[usable])
     turns = wire.known & (wire.values > 0) & (of >= 0)
     np.minimum.at(least, of[turns], wire.values[turns])
     return Nullable(np.where(least < LONGEST_NS, least, 0), least < LONGEST_NS)
+
+
+def handshakes(connections: pa.Table) -> Nullable:
+    """Per row of the table `connections`: its handshake, ns, where that was one round trip and nothing
+    else."""
+    times = nullable(connections, "handshake_ns")
+    times.known &= (times.values > 0) & (times.values < LONGEST_NS) & truths(connections, "handshake_exact")
+    for repeated in ("syn_retransmits", "synack_retransmits"):
+        times.forget(nullable(connections, repeated).values != 0)
+    return times
 
 
 def clean_samples(trace: Trace, connections: pa.Table) -> Nullable:

@@ -247,11 +247,24 @@ def test_a_delayed_ack_comes_30_to_210_ms_after_the_round_trip(
     assert row(tmp_path, turn(**fields))["delayed_ack"] is want
 
 
-@pytest.mark.parametrize(("release", "want"), [(29 * MS, False), (41 * MS, None), (-1, False)])
-def test_without_a_round_trip_a_late_release_proves_nothing(
-    tmp_path: Path, release: int, want: bool | None
+@pytest.mark.parametrize(
+    ("release", "least", "want"),
+    [
+        (29 * MS, -1, False),
+        (41 * MS, -1, None),
+        (-1, -1, False),
+        (41 * MS, MS, True),
+        (41 * MS, 30 * MS, None),
+        (211 * MS, MS, None),
+        (250 * MS, MS, False),
+    ],
+)
+def test_where_the_round_trip_is_only_bounded_a_late_release_may_prove_nothing(
+    tmp_path: Path, release: int, least: int, want: bool | None
 ) -> None:
-    got = row(tmp_path, turn(release_ns=release, loss_recovery_ns=-1), conn(handshake_ns=-1))
+    got = row(
+        tmp_path, turn(release_ns=release, loss_recovery_ns=-1), conn(handshake_ns=-1, min_sample_ns=least)
+    )
     assert got["delayed_ack"] is want
 
 
