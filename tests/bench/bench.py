@@ -41,6 +41,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each run (default 2)")
     parser.add_argument("--cpu", type=int, metavar="N", help="keep client and server on this CPU: less noise")
     parser.add_argument(
+        "--fifo", action="store_true", help="real-time priority for the load: for busy machines, with --cpu"
+    )
+    parser.add_argument(
         "--rps", action="store_true", help="steer received packets to both CPUs (rps_cpus of lo)"
     )
     parser.add_argument(
@@ -60,14 +63,15 @@ def arguments() -> argparse.Namespace:
 class Field:
     """Plays rounds; a run that others disturbed is repeated, and the least disturbed one kept."""
 
-    def __init__(self, seconds: float, cpu: int | None, patience_s: float) -> None:
+    def __init__(self, seconds: float, cpu: int | None, fifo: bool, patience_s: float) -> None:
         self.seconds = seconds
         self.cpu = cpu
+        self.fifo = fifo
         self.patience_s = patience_s
         self.discarded = 0
 
     def load(self, kind: Kind) -> Callable[[], Load]:
-        return functools.partial(run, kind, self.seconds, self.cpu)
+        return functools.partial(run, kind, self.seconds, self.cpu, fifo=self.fifo)
 
     def _quiet(self, once: Callable[[], Load | Traced]) -> Load | Traced:
         tries: list[Load | Traced] = []
@@ -141,7 +145,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         stack.enter_context(host.switched(host.BPF_STATS, "0"))
         if options.rps:
             stack.enter_context(host.switched(host.RPS_CPUS, "3"))
-        field = Field(options.seconds, options.cpu, options.patience)
+        field = Field(options.seconds, options.cpu, options.fifo, options.patience)
         loads = {kind.name: measure_load(kind, field, tracer, peers, options) for kind in kinds}
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -149,6 +153,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "mode": options.mode or "budget",
         "seconds": options.seconds,
         "cpu": options.cpu,
+        "fifo": options.fifo,
         "rps": options.rps,
         "record_options": record_options,
         "runs_discarded": field.discarded,

@@ -80,13 +80,15 @@ def wait_for_quiet(share: float, timeout_s: float) -> None:
             return
 
 
-def run(kind: Kind, seconds: float, cpu: int | None = None) -> Load:
+def run(kind: Kind, seconds: float, cpu: int | None = None, *, fifo: bool = False) -> Load:
     """Run a load on a port that the kernel chooses, so that runs do not see each other's sockets.
 
-    With `cpu`, client and server stay there, whatever the kind says.
+    With `cpu`, client and server stay there, whatever the kind says. With `fifo` nobody else gets a CPU that
+    it uses, but for the twentieth that the kernel keeps for them (sched_rt_runtime_us).
     """
     where = kind.cpu if cpu is None else cpu
-    command = [str(ROOT / "build" / kind.program), "-s", f"{seconds}"]
+    command = ["chrt", "-f", "1"] if fifo else []
+    command += [str(ROOT / "build" / kind.program), "-s", f"{seconds}"]
     command += [] if where is None else ["-c", str(where)]
     began, busy = time.monotonic(), _busy_seconds()
     result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60)

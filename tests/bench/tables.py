@@ -145,6 +145,7 @@ def document(figures: dict[str, Any]) -> str:
     """The tables in Markdown, with the sentence that says what they are of."""
     about = figures["host"]
     where = "" if figures["cpu"] is None else f" on CPU {figures['cpu']} alone"
+    where += " with real-time priority" if figures["fifo"] else ""
     options = f" Options: `{' '.join(figures['record_options'])}`." if figures["record_options"] else ""
     lines = [
         f"{figures['date']}, Linux {about['kernel']}, {about['cpus']} CPUs ({about['cpu']}), runs of"
@@ -179,7 +180,7 @@ def _cells(kind: Kind, tracer: str, result: dict[str, Any], bound: tuple[float, 
         *cells,
         "{median:.3f} ({min:.3f}-{max:.3f})".format(**result["rate_ratio"]),
         f"{bound[0]:.2f} ({bound[1]:.2f})" if bound and tracer == TCPTRACE else "",
-        f"x {result['cpu_ratio']['median']:.3f}",
+        "x {median:.3f} ({min:.3f}-{max:.3f})".format(**result["cpu_ratio"]),
         f"{_number(result['tracer_cpu_us']['median'])} us",
         # tcpstates prints one line per transition, so its lines say nothing about ends.
         "" if "tcpstates" in tracer else f"{result['rows_per_end']['median']:.4f}",
