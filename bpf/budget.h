@@ -37,26 +37,28 @@ static __always_inline void tt_owner_seen(struct sock *sk, struct tt_socket *s)
 }
 
 /* CLOCK_MONOTONIC of a received packet's arrival from the device; 0 when it carries none. */
-static __always_inline __u64 tt_arrival(struct sk_buff *skb, __u64 now)
+static __always_inline __u64 tt_arrival(struct sk_buff *skb)
 {
 	struct tt_control *c = tt_control();
 	__s64 stamp = TT_READ(skb, tstamp);
 
 	if (!TT_CONFIG(has_arrival) || !c || !c->realtime_offset_ns || !stamp)
 		return 0;
-	__u64 arrived = stamp - c->realtime_offset_ns;
-
-	return now - arrived < TT_ARRIVAL_MAX_NS ? arrived : 0;
+	return stamp - c->realtime_offset_ns;
 }
 
 /* A write has entered and has the lock. Fires again for each segment it fills. */
 TT_TRACEPOINT(tcp_sendmsg_locked)
 {
 	struct sock *sk = TT_ARG(0, struct sock *);
-	struct tt_socket *s = tt_followed(sk);
+	struct msghdr *msg = TT_ARG(1, struct msghdr *);
+	struct tt_socket *s;
 	struct tcp_sock *tp;
 	struct tt_budget *b;
 
+	if (tt_write_goes_on(msg))
+		return 0;
+	s = tt_followed(sk);
 	if (!s || s->budget.in_write)
 		return 0;
 	tp = tt_tcp_sock(sk);
@@ -65,7 +67,6 @@ TT_TRACEPOINT(tcp_sendmsg_locked)
 	b = tt_budget_of(sk, tp, s);
 	if (!b)
 		return 0;
-	struct msghdr *msg = TT_ARG(1, struct msghdr *);
 	__u64 now = bpf_ktime_get_ns();
 
 	if (TT_READ(tp, write_seq) != TT_READ(tp, snd_nxt)) /* held up to now */
@@ -81,7 +82,7 @@ TT_TRACEPOINT(tcp_sendmsg_locked)
 	b->writes++;
 	b->blocked = 0;
 	b->hold = TT_HOLD_NONE;
-	b->mark_ns = now;
+	b->mark_ns = b->last_write_ns = now;
 	b->nagle = tt_nonagle(tp);
 	b->more = (TT_READ(msg, msg_flags) & MSG_MORE) != 0;
 	if (TT_CONFIG(has_write_end))
@@ -139,6 +140,20 @@ static __always_inline int tt_departing(struct sk_buff *skb, struct tt_span_of_b
 	return 1;
 }
 
+/* An acknowledgement of its own that leaves late enough to have waited for the delayed ACK timer. */
+static __always_inline void tt_acknowledges(struct sk_buff *skb, struct tt_budget *b)
+{
+	__u64 waited = bpf_ktime_get_ns() - b->arrived_last_ns;
+	struct tt_span_of_bytes span;
+
+	if (!b->arrived_last_ns || waited < TT_DELAYED_ACK_MIN_NS ||
+	    waited > TT_DELAYED_ACK_MAX_NS || !tt_departing(skb, &span))
+		return;
+	if (!span.bytes && span.acknowledged != b->acknowledged)
+		b->read_flags |= TT_EXCHANGE_DELAYED_ACK;
+	b->acknowledged = span.acknowledged;
+}
+
 /* A packet is handed to the device. A bridge, a bond or a tunnel hands it on: the last time counts. */
 TT_TRACEPOINT(net_dev_start_xmit)
 {
@@ -164,7 +179,17 @@ TT_TRACEPOINT(net_dev_start_xmit)
 	if (!tp)
 		return 0;
 	b = tt_budget_of(sk, tp, s);
-	if (!b || !tt_departing(skb, &span))
+	if (!b)
+		return 0;
+	if (b->phase == TT_PHASE_READING) {
+		tt_acknowledges(skb, b);
+		if (TT_CONFIG(has_write))
+			return 0; /* a new write would have begun a burst */
+	} else if (b->first_departed_ns &&
+		   TT_READ(tp, write_seq) - TT_READ(tp, snd_nxt) > TT_READ(skb, len)) {
+		return 0; /* neither the first nor the last of what is on its way: a stream */
+	}
+	if (!tt_departing(skb, &span))
 		return 0;
 	__u32 end = span.start + span.bytes, una = TT_READ(tp, snd_una);
 
@@ -173,13 +198,6 @@ TT_TRACEPOINT(net_dev_start_xmit)
 		return 0;
 	__u64 now = bpf_ktime_get_ns();
 
-	if (span.acknowledged != b->acknowledged) {
-		b->acknowledged = span.acknowledged;
-		if (!span.bytes && b->phase == TT_PHASE_READING && b->arrived_last_ns &&
-		    now - b->arrived_last_ns >= TT_DELAYED_ACK_MIN_NS &&
-		    now - b->arrived_last_ns <= TT_DELAYED_ACK_MAX_NS)
-			b->read_flags |= TT_EXCHANGE_DELAYED_ACK;
-	}
 	if (!span.bytes)
 		return 0;
 	if (tt_after(end, b->departed_end)) {
@@ -205,6 +223,9 @@ static __always_inline void tt_acknowledged(struct tcp_sock *tp, struct tt_budge
 {
 	__u64 fastest = (__u64)TT_READ(tp, rtt_min.s[0].v) * 1000;
 
+	if (b->hold == TT_HOLD_NAGLE && !b->release_ns && b->departed_ns &&
+	    arrived > b->departed_ns && ack == b->departed_end)
+		b->release_ns = arrived - b->departed_ns;
 	if (b->resent_ns && b->resent_end && !tt_after(b->resent_end, ack)) {
 		/* sooner than any round trip: the first transmission had arrived */
 		if (TT_READ(tp, rtt_min.s[0].v) != ~0U && arrived < b->resent_ns + fastest)
@@ -238,24 +259,24 @@ TT_TRACEPOINT(tcp_probe)
 	struct tcp_skb_cb *cb = (struct tcp_skb_cb *)&skb->cb[0];
 	__u32 end = TT_READ(cb, end_seq), ack = TT_READ(cb, ack_seq);
 	__u32 bytes = end - TT_READ(cb, seq) - (TT_READ(cb, tcp_flags) & 1); /* without the FIN */
-	__u64 now = bpf_ktime_get_ns(), arrived = tt_arrival(skb, now);
-	__u32 una = TT_READ(tp, snd_una);
+	__u64 now = 0;
 
-	tt_hold_at_segment(sk, tp, b, now);
-	if (tt_after(ack, una)) {
-		__u64 when = arrived ?: now;
-
-		if (b->hold == TT_HOLD_NAGLE && !b->release_ns && b->departed_ns &&
-		    when > b->departed_ns && ack == b->departed_end)
-			b->release_ns = when - b->departed_ns;
-		tt_acknowledged(tp, b, ack, !bytes, when);
+	/* a stream's receiver needs none of this */
+	if (b->phase != TT_PHASE_READING || TT_READ(tp, write_seq) != TT_READ(tp, snd_nxt)) {
+		now = bpf_ktime_get_ns();
+		tt_hold_at_segment(sk, tp, b, now);
+		if (tt_after(ack, TT_READ(tp, snd_una)))
+			tt_acknowledged(tp, b, ack, !bytes, tt_arrival(skb) ?: now);
 	}
 	if (!bytes || !tt_after(end, TT_READ(tp, rcv_nxt)))
 		return 0;
-	if (b->phase != TT_PHASE_READING)
-		tt_turn_to_reading(sk, tp, s, b, ack, arrived);
-	else
-		b->arrived_last_ns = arrived;
+	if (b->phase == TT_PHASE_READING) {
+		b->arrived_last_ns = tt_arrival(skb);
+		return 0;
+	}
+	__u64 arrived = tt_arrival(skb);
+
+	tt_turn_to_reading(sk, tp, s, b, ack, now - arrived < TT_ARRIVAL_MAX_NS ? arrived : 0);
 	return 0;
 }
 
@@ -289,6 +310,9 @@ TT_TRACEPOINT(sk_data_ready)
 	if (!b->ready_ns) {
 		b->ready_ns = now;
 		b->awaited = tt_reader_waits(sk);
+		/* the peer answers what was sent first: the retransmission was spurious */
+		if (b->resent_ns && tt_echoed(tp) && tt_after(b->resent_stamp, tt_echoed(tp)))
+			b->resent_ns = 0;
 	}
 	if (!b->unread_since_ns)
 		b->unread_since_ns = now;
@@ -315,16 +339,24 @@ TT_TRACEPOINT(tcp_rcv_space_adjust)
 
 	if (read_end == b->read_end)
 		return 0; /* a glance: MSG_PEEK */
-	__u64 now = bpf_ktime_get_ns();
 	__u32 unread = TT_READ(tp, rcv_nxt) - read_end;
+	int all = !unread || (unread == 1 && tt_fin_received(sk));
 
 	b->read_end = read_end;
+	if (!b->in_read) {
+		b->in_read = 1;
+		b->reads++;
+	}
+	if (b->first_read_ns && !all)
+		return 0; /* a stream, mostly */
+	__u64 now = bpf_ktime_get_ns();
+
 	if (!b->first_read_ns && b->phase == TT_PHASE_READING) {
 		b->wakeup_ns = tt_thread_waited(b->ready_ns, b->awaited, now);
 		b->first_read_ns = now;
 	}
 	b->last_read_ns = now;
-	if (b->unread_since_ns && (!unread || (unread == 1 && tt_fin_received(sk)))) {
+	if (all && b->unread_since_ns) {
 		b->unread_ns += now - b->unread_since_ns;
 		b->unread_since_ns = 0;
 	}
@@ -344,9 +376,9 @@ TT_TRACEPOINT(sock_recv_length)
 	if (!s)
 		return 0;
 	b = &s->budget;
-	if (b->phase != TT_PHASE_READING || !b->first_read_ns)
+	if (!b->in_read)
 		return 0;
-	b->reads++;
+	b->in_read = 0;
 	b->last_read_ns = bpf_ktime_get_ns();
 	return 0;
 }
@@ -384,6 +416,7 @@ static __always_inline void tt_budget_retransmit(struct sock *sk, struct sk_buff
 	b->resent_before_ns = b->resent_ns;
 	b->resent_ns = bpf_ktime_get_ns();
 	b->resent_end = end;
+	b->resent_stamp = tt_timestamp(tp, TT_READ(skb, tstamp));
 }
 
 #endif

@@ -44,7 +44,7 @@ static __always_inline __u64 tt_stages_of_writing(struct tt_budget *b, __s64 bef
 	__s64 rest = tt_span(b->first_write_ns, departed);
 
 	if (TT_CONFIG(has_write) && TT_CONFIG(has_write_end) && before >= 0)
-		stage[TT_STAGE_APP] = before + (departed ? b->between_ns : 0);
+		stage[TT_STAGE_APP] = before + b->between_ns;
 	if (!TT_CONFIG(has_segment) || rest < 0)
 		return departed;
 	rest -= b->between_ns;
@@ -186,7 +186,7 @@ static __always_inline __u64 tt_exchange_end(struct tt_budget *b, __u8 side, __u
 	if (side == TT_SIDE_CLIENT)
 		return b->last_read_ns;
 	return TT_CONFIG(has_departure) && b->departed_end == end ? b->departed_ns
-								  : b->first_write_ns;
+								  : b->last_write_ns;
 }
 
 static __always_inline void tt_exchange_asked(struct tt_exchange *one, struct tt_socket *s,

@@ -50,8 +50,13 @@ static __always_inline __u8 tt_hold_now(struct sock *sk, struct tcp_sock *tp, st
 	__u32 unsent = TT_READ(tp, write_seq) - TT_READ(tp, snd_nxt);
 	__u8 chrono = tt_chrono(tp);
 
+	/* the kernel's own judgement misses a writer that found the buffer full after everything had left */
 	if (!unsent)
-		return chrono == TCP_CHRONO_SNDBUF_LIMITED ? TT_HOLD_SNDBUF : TT_HOLD_NONE;
+		return chrono == TCP_CHRONO_SNDBUF_LIMITED ||
+				       ((b->in_write || b->blocked) &&
+					TT_READ(sk, sk_wmem_queued) >= TT_READ(sk, sk_sndbuf))
+			       ? TT_HOLD_SNDBUF
+			       : TT_HOLD_NONE;
 	if (chrono == TCP_CHRONO_RWND_LIMITED)
 		return TT_HOLD_RWND;
 	int paced = TT_READ(sk, sk_pacing_status) == SK_PACING_NEEDED;

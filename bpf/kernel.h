@@ -177,7 +177,9 @@ struct minmax {
 };
 
 struct tcp_options_received {
-	u16 tstamp_ok : 1, wscale_ok : 1, sack_ok : 3, snd_wscale : 4, rcv_wscale : 4;
+	u32 rcv_tsecr;
+	u16 saw_tstamp : 1, tstamp_ok : 1, wscale_ok : 1, sack_ok : 3, snd_wscale : 4,
+		rcv_wscale : 4;
 	u16 mss_clamp;
 };
 
@@ -196,6 +198,7 @@ struct tcp_sock {
 	u32 mss_cache;
 	u32 copied_seq;
 	u64 tcp_wstamp_ns;
+	u8 tcp_usec_ts : 1;
 	u8 chrono_type : 2;
 	u8 nonagle : 4;
 	u64 bytes_received;
@@ -252,7 +255,19 @@ struct tcp_skb_cb {
 	__u8 tcp_flags;
 };
 
+/* include/linux/uio.h; the values are relocated */
+enum iter_type {
+	ITER_UBUF,
+	ITER_IOVEC,
+};
+
+struct iov_iter {
+	u8 iter_type;
+	unsigned long iov_offset;
+};
+
 struct msghdr {
+	struct iov_iter msg_iter;
 	unsigned int msg_flags;
 };
 

@@ -247,6 +247,24 @@ static inline __u8 tt_chrono(const struct tcp_sock *tp)
 	return byte & 3;
 }
 
+static inline int tt_write_goes_on(const struct msghdr *msg)
+{
+	return 0; /* the types of iov_iter differ from kernel to kernel */
+}
+
+static inline __u32 tt_timestamp(const struct tcp_sock *tp, __u64 mstamp_ns)
+{
+	return mstamp_ns / 1000000; /* a bit-field tells of microseconds */
+}
+
+static inline __u32 tt_echoed(const struct tcp_sock *tp)
+{
+	struct tcp_options_received opt;
+
+	bpf_probe_read_kernel(&opt, sizeof(opt), &tp->rx_opt);
+	return opt.saw_tstamp ? opt.rcv_tsecr : 0;
+}
+
 static inline int tt_kernel_socket(const struct sock *sk)
 {
 	return 0; /* a bit-field */

@@ -326,6 +326,30 @@ static __always_inline __u8 tt_chrono(const struct tcp_sock *tp)
 	return BPF_CORE_READ_BITFIELD(tp, chrono_type);
 }
 
+/* Has this call of sendmsg() copied some of its data already? Only user buffers begin at 0. */
+static __always_inline int tt_write_goes_on(const struct msghdr *msg)
+{
+	__u8 type = msg->msg_iter.iter_type;
+
+	return msg->msg_iter.iov_offset &&
+	       (type == bpf_core_enum_value(enum iter_type, ITER_UBUF) ||
+		type == bpf_core_enum_value(enum iter_type, ITER_IOVEC));
+}
+
+/* What a segment that is sent at `mstamp_ns` carries as its timestamp, without the connection's offset. */
+static __always_inline __u32 tt_timestamp(const struct tcp_sock *tp, __u64 mstamp_ns)
+{
+	if (bpf_core_field_exists(tp->tcp_usec_ts) && BPF_CORE_READ_BITFIELD(tp, tcp_usec_ts))
+		return mstamp_ns / 1000;
+	return mstamp_ns / 1000000;
+}
+
+/* The timestamp that the peer's last segment echoed; 0: none. */
+static __always_inline __u32 tt_echoed(const struct tcp_sock *tp)
+{
+	return BPF_CORE_READ_BITFIELD(tp, rx_opt.saw_tstamp) ? tp->rx_opt.rcv_tsecr : 0;
+}
+
 static __always_inline int tt_kernel_socket(const struct sock *sk)
 {
 	return BPF_CORE_READ_BITFIELD(sk, sk_kern_sock);

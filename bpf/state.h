@@ -38,6 +38,7 @@ enum tt_turns {
 struct tt_budget {
 	/* the burst of writes */
 	__u64 first_write_ns;
+	__u64 last_write_ns;
 	__u64 write_end_ns;      /* last return of a write (without the lock) */
 	__u64 between_ns;        /* the application's own time between its writes */
 	__u64 held_in[TT_HOLDS]; /* while it was inside a write */
@@ -69,6 +70,7 @@ struct tt_budget {
 	__u32 acknowledged;   /* what this end's last segment acknowledged */
 	__u32 departed_bytes; /* of the last segment or aggregate */
 	__u32 retransmits_before;
+	__u32 resent_stamp; /* the timestamp of the last retransmission */
 	__s32 writes;
 	__s32 reads;
 	__s32 retransmits;
@@ -78,6 +80,7 @@ struct tt_budget {
 	__u8 phase;
 	__u8 turns;
 	__u8 greeting; /* the first burst went against the turns: it makes one of its own */
+	__u8 in_read;  /* (without the lock) */
 	__u8 in_write; /* (without the lock) */
 	__u8 blocked;  /* a write had no room: the writer waits for it outside (without the lock) */
 	__u8 hold;     /* cause since mark_ns, as far as it has been decided */
@@ -90,7 +93,7 @@ struct tt_budget {
 	__u8 flags; /* enum tt_exchange_flag: of the burst of writes, of that of reads */
 	__u8 read_flags;
 	__u8 awaited; /* somebody waited for the data when it became ready */
-	__u8 pad[4];
+	__u8 pad[7];
 };
 
 /* State of one socket between its first sight and its record. Never leaves the kernel. */

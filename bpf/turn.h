@@ -61,8 +61,9 @@ static __always_inline __s64 tt_thread_waited(__u64 since, int awaited, __u64 no
 		t->before_ns = t->woke_ns = now;
 		if (awaited)
 			return now - since;
-		if (!since || born < since) /* how much of it is older cannot be told */
-			return delay ? -1 : 0;
+		/* how much of it is older cannot be told, but little of little is little */
+		if (!since || born < since)
+			return delay <= (now - since) / 16 ? (__s64)delay : -1;
 		return delay < now - born ? delay : now - born;
 	}
 	__u64 previous = t->last_ns;
@@ -87,7 +88,7 @@ static __always_inline void tt_write_burst(struct tcp_sock *tp, struct tt_budget
 {
 	b->read_before = b->phase == TT_PHASE_READING;
 	b->phase = TT_PHASE_WRITING;
-	b->first_write_ns = now;
+	b->first_write_ns = b->last_write_ns = now;
 	b->between_ns = 0;
 	__builtin_memset(b->held_in, 0, sizeof(b->held_in));
 	__builtin_memset(b->held_out, 0, sizeof(b->held_out));
@@ -166,7 +167,7 @@ static __always_inline void tt_turn_to_reading(struct sock *sk, struct tcp_sock 
 	b->arrived_ns = b->arrived_last_ns = arrived;
 	b->ready_ns = b->first_read_ns = b->last_read_ns = 0;
 	b->wakeup_ns = -1;
-	b->reads = 0;
+	b->reads = b->in_read = 0;
 	b->read_flags = 0;
 	b->read_start = b->read_end;
 	b->read_bad = bad;
