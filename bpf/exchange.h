@@ -163,7 +163,8 @@ static __always_inline void tt_exchange_begin(struct tt_exchange *one, struct tt
 	one->writes = TT_CONFIG(has_write) && TT_CONFIG(has_write_end) ? b->writes : -1;
 	one->reads = TT_CONFIG(has_read_end) ? b->reads : -1;
 	one->retransmits = b->retransmits;
-	one->residence_ns = one->release_ns = -1;
+	one->residence_ns = -1;
+	one->release_ns = b->release_ns ? (__s64)b->release_ns : -1;
 	one->summed = 1;
 #pragma unroll
 	for (int n = 0; n < TT_STAGES; n++)
@@ -199,8 +200,6 @@ static __always_inline void tt_exchange_asked(struct tt_exchange *one, struct tt
 	one->request_bytes = end - b->write_start;
 	one->response_bytes = b->read_end - b->read_start;
 	one->request_end = end;
-	if (b->release_ns)
-		one->release_ns = b->release_ns;
 	__u64 departed = tt_stages_of_writing(b, 0, end, stage);
 	__u64 resent = b->resent_ns > departed ? b->resent_ns : departed;
 
