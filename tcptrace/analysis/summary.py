@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from tcptrace import __version__
 from tcptrace.analysis import hooks
 from tcptrace.analysis.columns import bool_array, nullable, plain, rows_with
+from tcptrace.analysis.exchanges import without_rows
 from tcptrace.analysis.quantiles import quantiles
 from tcptrace.trace.reader import Trace
 from tcptrace.trace.wire import Kind
@@ -36,6 +37,8 @@ def describe(trace: Trace) -> dict[str, Any]:
         end = {"monotonic_ns": monotonic, "realtime_ns": realtime}
     first, last = start.get("monotonic_ns"), end.get("monotonic_ns")
     sighted = int((plain(trace.events, "kind") == Kind.SIGHTING).sum())
+    single = int((plain(trace.exchanges, "kind") == Kind.EXCHANGE).sum())
+    summed = without_rows(trace)
     return {
         "path": str(trace.path),
         "complete": trace.complete,
@@ -50,6 +53,11 @@ def describe(trace: Trace) -> dict[str, Any]:
             "connections": trace.connections.num_rows,
             "events": trace.events.num_rows - sighted,
             "sightings": sighted,
+        },
+        "exchanges": {
+            "rows": single,
+            "summed": summed,
+            "sampling": single / (single + summed) if single + summed else None,
         },
         "lost": lost(trace),
         "header": header,

@@ -27,6 +27,7 @@ SLOWEST = 10
 LOSSES = {
     "connection_ring": "a connection's record found its ring buffer full: its row is missing",
     "event_ring": "an event's record found its ring buffer full: a retransmission, reset or drop is missing",
+    "exchange_ring": "sums over exchanges found their ring buffer full: their time is missing",
     "state": "no memory for a connection's state: its row is missing",
     "unread": "records that the kernel says it sent and that never came",
     "end": "connections whose end the kernel did not show us: their rows know the start only",
@@ -164,6 +165,7 @@ def _health(out: Console, info: Mapping[str, Any]) -> None:
     connections, events = records["connections"], records["events"]
     again = " (one that stays open has several)" if connections else ""
     print_line(out, f"  {plural(connections, 'connection record')}{again}, {plural(events, 'event')}")
+    _exchanges(out, info["exchanges"])
     if info["complete"]:
         print_line(out, "  complete: ended cleanly, nothing lost", "green")
         return
@@ -177,6 +179,15 @@ def _health(out: Console, info: Mapping[str, Any]) -> None:
             print_line(
                 out, f"  lost {format_count(count)} {visible(cause)}{': ' if meaning else ''}{meaning}", "red"
             )
+
+
+def _exchanges(out: Console, exchanges: Mapping[str, Any]) -> None:
+    rows, summed = exchanges["rows"], exchanges["summed"]
+    if not rows + summed:
+        return
+    more = f"; {format_count(summed)} more in sums alone, as they came too fast" if summed else ""
+    share = f" (sampled: {100 * exchanges['sampling']:.3g} %)" if summed else ""
+    print_line(out, f"  {plural(rows, 'exchange')} with a record each{more}{share}")
 
 
 def _retransmissions(out: Console, summary: Mapping[str, Any]) -> None:

@@ -51,9 +51,13 @@ def positions(version: int, rows: str) -> tuple[int, ...]:
 
 def upgraded(batches: list[pa.RecordBatch], rows: str, version: int) -> pa.Table:
     """Batches of one record type of a file of this version, with the columns of today; new ones are null."""
-    had = columns(version, rows)
+    names, had = column_names(ROWS[rows]), columns(version, rows)
+    if not batches:
+        # of one empty chunk: pyarrow imports pandas to make an array of none, and for empty_table()
+        fields = [SCHEMA.field(name) for name in names]
+        return pa.Table.from_arrays([pa.nulls(0, field.type) for field in fields], schema=pa.schema(fields))
     table = pa.Table.from_batches(batches, pa.schema([SCHEMA.field(name) for name in had]))
-    for number, name in enumerate(column_names(ROWS[rows])):
+    for number, name in enumerate(names):
         if name not in had:
             field = SCHEMA.field(name)
             table = table.add_column(number, field, pa.nulls(table.num_rows, field.type))
