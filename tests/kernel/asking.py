@@ -16,6 +16,7 @@ from drive import LIMIT_SECONDS, SERVER, Background, address_of, wait_closed
 from tcptrace.lab.namespaces import Namespace
 
 SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_MAX_PACING_RATE = 32, 33, 47
+PIECE = 65_536
 Tuning = Callable[[socket.socket], object]
 
 
@@ -93,11 +94,11 @@ def closed(a: Namespace, b: Namespace, *pairs: tuple[socket.socket, socket.socke
 
 
 def read_exactly(one: socket.socket, count: int, before: Tuning | None = None) -> None:
-    """Read so many bytes in as many calls as it takes, with something done `before` each."""
+    """Read so many bytes, at most PIECE by one call, with something done `before` each."""
     while count:
         if before:
             before(one)
-        data = one.recv(count)
+        data = one.recv(min(count, PIECE))
         if not data:
             raise EOFError(f"{count} bytes short")
         count -= len(data)
@@ -162,5 +163,13 @@ class Limits:
 
 def limits_of(one: socket.socket) -> Limits:
     """tcpi_busy_time, tcpi_rwnd_limited and tcpi_sndbuf_limited of struct tcp_info (linux/tcp.h)."""
-    info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
-    return Limits(*(value * 1000 for value in struct.unpack_from("QQQ", info, 168)))
+    return Limits(*(value * 1000 for value in struct.unpack_from("QQQ", _tcp_info(one), 168)))
+
+
+def retransmits_of(one: socket.socket) -> int:
+    """tcpi_total_retrans."""
+    return int(struct.unpack_from("I", _tcp_info(one), 100)[0])
+
+
+def _tcp_info(one: socket.socket) -> bytes:
+    return one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)

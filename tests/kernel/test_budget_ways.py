@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import moving
-from asking import bounded, closed, cubic
+from asking import PIECE, bounded, closed, cubic
 from budget_rows import add_up, read_exchanges, turns_of
 from conftest import require, why_no_lab, why_no_recording
 from moving import ANSWER, BANNER, HUGE, LARGE, MANY, REQUEST
@@ -58,7 +58,7 @@ def turns(client: Seen, server: Seen, *, times: int = 2) -> dict[str, Any]:
     return {"client": [("client", *client)], "server": [("server", *server)], "times": times}
 
 
-MANY_READS = Between(2, 1000)
+MANY_READS = Between(len(HUGE) / PIECE, 1000)
 NONE: dict[str, Any] = {"client": [], "server": [], "times": 1}
 STREAM = ("stream", "stream")
 
