@@ -52,6 +52,17 @@ def at(column: Nullable, rows: Ints) -> Nullable:
     return Nullable(np.where(known, column.values[rows], 0), known)
 
 
+def positions(ids: Ints, wanted: Ints) -> Ints:
+    """Where each wanted value stands in `ids`, which are distinct; -1 where it does not."""
+    if not len(ids):
+        return np.full(len(wanted), -1)
+    order = np.argsort(ids, kind="stable")
+    place = np.minimum(np.searchsorted(ids[order], wanted), len(ids) - 1)
+    found = order[place]
+    present: Mask = ids[found] == wanted
+    return np.where(present, found, -1)
+
+
 def plain(table: pa.Table, name: str) -> Ints:
     """A column without nulls; a null, which no valid trace has there, reads as 0."""
     return nullable(table, name).values
@@ -147,6 +158,8 @@ def name_text(raw: bytes) -> str:
 
 def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(column, pa.ChunkedArray):
+        if not column.num_chunks:
+            return pa.nulls(0, column.type)  # combine_chunks() of none imports pandas
         # combine_chunks() of a single chunk can be that chunk or a chunked array, by version.
         column = column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tcptrace.analysis.columns import Ints, Mask, Nullable, at, names, plain
+from tcptrace.analysis.columns import Ints, Mask, Nullable, at, names, plain, positions
 from tcptrace.analysis.pairs import TOLERANCE_NS, other_ends, other_turns
-from tcptrace.analysis.rtt import clean_samples, handshakes, minimum_rtt, positions
+from tcptrace.analysis.rtt import clean_samples, handshakes, minimum_rtt
 from tcptrace.analysis.schema import EXCHANGES, SUMS
 from tcptrace.analysis.stages import STAGES, UNATTRIBUTED
 from tcptrace.analysis.turns import Turns, raw_turns

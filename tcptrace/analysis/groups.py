@@ -18,9 +18,9 @@ from tcptrace.analysis.columns import (
     endpoint_text,
     nullable,
     plain,
+    positions,
     text_equals,
 )
-from tcptrace.analysis.rtt import positions
 from tcptrace.units import UNKNOWN
 
 Key = dict[str, Any]

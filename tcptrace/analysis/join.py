@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from tcptrace.analysis.clocks import Clock, Comparisons, clocks
-from tcptrace.analysis.columns import Ints, Nullable, at, int_array, nullable, plain, text_equals
+from tcptrace.analysis.columns import Ints, Nullable, at, int_array, nullable, plain, positions, text_equals
 from tcptrace.analysis.connections import connections
 from tcptrace.analysis.exchanges import sum_rows, turn_rows
 from tcptrace.analysis.pairs import TOLERANCE_NS, other_ends, other_turns
-from tcptrace.analysis.rtt import clean_samples, handshakes, positions
+from tcptrace.analysis.rtt import clean_samples, handshakes
 from tcptrace.analysis.turns import RAW_STAGES, Turns, raw_turns
 from tcptrace.trace.reader import Trace
 from tcptrace.trace.wire import Kind, Side

@@ -12,7 +12,7 @@ was open before the recording has no handshake; it depends on the other two.
 import numpy as np
 import pyarrow as pa
 
-from tcptrace.analysis.columns import Ints, Mask, Nullable, nullable, plain, truths
+from tcptrace.analysis.columns import Ints, Nullable, nullable, plain, positions, truths
 from tcptrace.trace.reader import Trace
 
 # A duration beyond this, 18 years, is none: 14 stages of it still add up in 63 bits.
@@ -53,14 +53,3 @@ def clean_samples(trace: Trace, connections: pa.Table) -> Nullable:
     least = np.full(connections.num_rows, LONGEST_NS)
     np.minimum.at(least, of[usable], sample.values[usable])
     return Nullable(np.where(least < LONGEST_NS, least, 0), least < LONGEST_NS)
-
-
-def positions(ids: Ints, wanted: Ints) -> Ints:
-    """Where each wanted value stands in `ids`, which are distinct; -1 where it does not."""
-    if not len(ids):
-        return np.full(len(wanted), -1)
-    order = np.argsort(ids, kind="stable")
-    place = np.minimum(np.searchsorted(ids[order], wanted), len(ids) - 1)
-    found = order[place]
-    present: Mask = ids[found] == wanted
-    return np.where(present, found, -1)

@@ -7,8 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tcptrace.analysis.columns import endpoint_text, nullable, plain
-from tcptrace.analysis.rtt import positions
+from tcptrace.analysis.columns import endpoint_text, nullable, plain, positions
 from tcptrace.analysis.stages import GROUPS
 from tcptrace.output.escape import visible
 from tcptrace.output.tables import Column, text_lines

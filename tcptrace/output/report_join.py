@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tcptrace.analysis.columns import Mask, int_array, nullable, plain, text_equals, truths
+from tcptrace.analysis.columns import Mask, int_array, nullable, plain, positions, text_equals, truths
 from tcptrace.analysis.join import Joined
-from tcptrace.analysis.rtt import positions
 from tcptrace.output.report_text import endpoint
 
 SHOWN = 20  # ends without a partner
