@@ -575,7 +575,7 @@ def test_a_missing_library_is_one_sentence_with_the_command_to_type(
     trace = synthetic.write_trace(tmp_path / "web.tct", synthetic.connections(20))
     for name in list(sys.modules):
         if name.split(".")[0] == missing or name.startswith(
-            ("tcptrace.output.report", "tcptrace.output.figures")
+            ("tcptrace.output.report", "tcptrace.output.figures", "tcptrace.output.pages")
         ):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
