@@ -182,6 +182,8 @@ def _tuples(table: pa.Table) -> np.ndarray:
             ("remote_port", "<u2"),
         ],
     )
+    if not len(made):
+        return made.view("V44")
     for name in ("netns", "local_port", "remote_port"):
         made[name] = plain(table, name)
     for name in ("local", "remote"):

@@ -1,11 +1,14 @@
 """The course of a connection: in order, every moment accounted for, every omission said."""
 
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 import synthetic
+import turn_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from test_connections import AFTER, START, WALL, S, conn, event, synack
@@ -14,7 +17,7 @@ from turn_rows import MS, rows, server, turn
 from tcptrace.analysis import course as course_module
 from tcptrace.analysis.connections import connections
 from tcptrace.analysis.course import Course, End, Gap, Handshake, Happening, Omission, Passage, State, course
-from tcptrace.trace.reader import read
+from tcptrace.trace.reader import Trace, read
 from tcptrace.trace.wire import CloseReason, Flag, Initiator, Kind
 
 NULL = -1
@@ -243,6 +246,12 @@ def test_an_id_that_does_not_exist_has_no_course(tmp_path: Path) -> None:
     assert course(trace, connections(trace), rows(), 7) is None
 
 
+@cache
+def an_empty_trace() -> Trace:
+    with TemporaryDirectory() as directory:
+        return read(synthetic.write_trace(Path(directory) / "t.tct"))
+
+
 @given(totals=st.lists(st.integers(0, 10**9), max_size=120))
 def test_the_chosen_are_the_edges_the_slowest_and_those_alone_between_them(totals: list[int]) -> None:
     chosen = course_module._chosen(totals)
@@ -252,3 +261,27 @@ def test_the_chosen_are_the_edges_the_slowest_and_those_alone_between_them(total
     # Eight in the middle are at least as slow as whatever is left out, of which none is alone.
     assert all(sum(totals[each] >= totals[place] for each in chosen[8:-8]) >= 8 for place in left)
     assert all({place - 1, place + 1} & set(left) for place in left)
+
+
+@given(
+    turns=st.lists(st.tuples(st.integers(0, 900), st.integers(0, 300), st.integers(0, 40)), max_size=40),
+    exchanges=st.none() | st.integers(0, 60),
+)
+def test_whatever_overlaps_or_is_out_of_order_no_time_is_negative(
+    turns: list[tuple[int, int, int]], exchanges: int | None
+) -> None:
+    """A forged file may hold turns that overlap, repeat or run beyond their connection."""
+    row = turn_rows.conn(
+        started_ns=turn_rows.START,
+        ended_ns=turn_rows.START + 1000 * MS,
+        exchanges=exchanges,
+        established_ns=998 * MS,
+    )
+    own = [turn(total * MS, seq=seq, started_ns=turn_rows.START + start * MS) for start, total, seq in turns]
+    found = course(an_empty_trace(), turn_rows.conns(row), rows(*own), 1)
+    assert found is not None
+    assert all(entry.duration_ns >= 0 for entry in found.entries if isinstance(entry, Gap | Omission))
+    assert [entry.start_ns for entry in found.entries] == sorted(entry.start_ns for entry in found.entries)
+    passages = sum(isinstance(entry, Passage) for entry in found.entries)
+    left = sum(entry.recorded for entry in found.entries if isinstance(entry, Omission))
+    assert passages + left == len(own) == found.recorded

@@ -1,7 +1,10 @@
 """`show` as users run it: time lines that fit a terminal, IDs that do not exist, names that attack."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +283,43 @@ def test_the_other_end_follows_on_the_same_axis(tmp_path: Path) -> None:
     )
     back = "\n".join(lines_of(path, "18.0"))
     assert "Its other end: 17.0, client" in back and "began 2.00 ms earlier" in back
+
+
+def test_the_help_is_complete_and_light() -> None:
+    done = tcptrace("show", "--help")
+    assert done.returncode == 0 and "Exit codes:" in done.stdout and "Examples:" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    code = "import sys; from tcptrace.cli import run; run(['show', '--help']); print(*sys.modules, sep='\\n')"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert not {name.split(".")[0] for name in loaded.stdout.split()} & {"numpy", "pyarrow", "rich", "jinja2"}
+
+
+def test_the_help_names_every_key_of_the_json(traces: Path) -> None:
+    words = set(re.findall(r"\w+", tcptrace("show", "--help").stdout))
+    for identity in ("17", "17.1"):
+        shown = json.loads(tcptrace("show", "--json", traces / "show.tct", identity).stdout)
+        assert set(shown) - {"tcptrace"} <= words
+
+
+@pytest.mark.parametrize("identity", ["17", "17.1"])
+def test_it_needs_neither_pandas_nor_what_only_pages_need(traces: Path, identity: str) -> None:
+    command = ["show", str(traces / "show.tct"), identity]
+    code = (
+        f"import sys; from tcptrace.cli import run; run({command!r}); "
+        "assert not {'pandas', 'jinja2', 'plotly'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True, timeout=60)
+
+
+def test_a_reader_that_leaves_is_no_error_and_a_full_disk_is_one_line(traces: Path) -> None:
+    command = [sys.executable, "-m", "tcptrace", "show", str(traces / "long.tct"), "1"]
+    read, write = os.pipe()
+    os.close(read)
+    left = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write)
+    assert (left.returncode, left.stderr) == (0, "")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    one_line(done, 1, "No space left on device")
