@@ -47,7 +47,7 @@ def sums(trace: Trace, connections: pa.Table) -> pa.Table:
     """
     summed = raw_turns(trace, Kind.EXCHANGES)
     if not len(summed):
-        return SUMS.empty_table()
+        return pa.table([pa.nulls(0, column.type) for column in SUMS], schema=SUMS)
     singles = raw_turns(trace, Kind.EXCHANGE)
     return sum_rows(summed.ordered(), singles, connections, clean_samples(trace, connections))
 

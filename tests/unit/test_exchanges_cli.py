@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +118,25 @@ def test_help_names_every_column_and_exit_code() -> None:
     assert max(map(len, done.stdout.splitlines())) <= 100
     for name in EXCHANGES.names:
         assert re.search(rf"\b{name}\b", done.stdout), name
+
+
+@pytest.mark.parametrize("args", [["exchanges"], ["exchanges", "--format", "csv"]])
+def test_exchanges_do_not_wait_for_pandas(traces: Path, args: list[str]) -> None:
+    command = [*args, str(traces / "good.tct")]
+    code = f"import sys; from tcptrace.cli import run; run({command!r}); assert 'pandas' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True, timeout=60)
+
+
+def test_analysis_does_without_pandas(traces: Path) -> None:
+    code = f"""
+import sys
+from tcptrace.analysis.connections import connections
+from tcptrace.analysis.exchanges import sums
+from tcptrace.analysis.join import join
+from tcptrace.trace.reader import read
+trace = read({str(traces / "good.tct")!r})
+sums(trace, connections(trace))
+join([trace, trace])
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
