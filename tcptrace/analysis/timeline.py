@@ -137,7 +137,7 @@ def turn(row: Row, header: Mapping[str, Any]) -> Turn:
     for stage in (*CHAINS.get(row["side"], STAGES), UNATTRIBUTED):
         length = row[stage]
         if length is None:
-            unknown.append(Unknown(stage, why_unknown(stage, header)))
+            unknown.append(Unknown(stage, why_unknown(stage, row, header)))
             continue
         estimated = stage in ("network_ns", "peer_ns") and row["network_exact"] is False
         if wire and stage == "network_ns":

@@ -30,10 +30,13 @@ _UNSEEN = "one of the moments between which it lies was not seen"
 _NO_SPLIT = f"{_UNSEEN}, or no round trip of this connection was measured to tell network and other end apart"
 
 
-def why_unknown(stage: str, header: Mapping[str, Any]) -> str:
-    """A clause without a full stop. header: of the exchange's trace, whose words may be hostile."""
+def why_unknown(stage: str, row: Mapping[str, Any], header: Mapping[str, Any]) -> str:
+    """A clause without a full stop. row: of the table `exchanges`; header: of its trace, whose words may be
+    hostile."""
     for fact in _NEEDS.get(stage, ()):
         reason = hooks.missing(header, fact)
         if reason is not None:
             return f"no hook for “{fact}” in this recording: {reason}"
-    return _NO_SPLIT if stage in ("network_ns", "peer_ns") else _UNSEEN
+    # Without the answer's arrival there is neither of these, nor anything to tell apart.
+    split = stage in ("network_ns", "peer_ns") and row["kernel_rx_ns"] is not None
+    return _NO_SPLIT if split else _UNSEEN

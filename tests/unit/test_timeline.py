@@ -140,6 +140,13 @@ def test_an_unknown_stage_says_which_hook_was_missing() -> None:
     assert set(why) == {"wakeup_ns", "transfer_ns"}
 
 
+def test_without_a_round_trip_network_and_other_end_are_not_told_apart() -> None:
+    blind = {"network_ns": None, "peer_ns": None}
+    split, unseen = line(turn(9, **blind)), line(turn(9, **blind, kernel_rx_ns=None))
+    assert ["apart" in each.why for each in split.unknown] == [True, True]
+    assert ["apart" in each.why for each in unseen.unknown] == [False, False, False]
+
+
 def test_reasons_look_for_facts_that_recordings_name() -> None:
     facts = {fact.name for fact in (*providers.LIFECYCLE, *providers.BUDGET)}
     facts |= {providers.ARRIVALS, providers.RUN_DELAY}
