@@ -279,19 +279,16 @@ def _change(out: Console, change: Change, answer: Answer) -> None:
 
 
 def _floor(out: Console, floor: Floor) -> None:
-    if floor.distance_mm is not None:
-        print_line(
-            out,
-            f"Floor: {format_distance(floor.distance_mm)} there and back takes light "
-            f"{format_duration(floor.round_trip_ns)} in fibre (4.9 µs/km each way), "
-            f"{format_duration(floor.vacuum_ns)} in vacuum",
+    time = format_duration(floor.round_trip_ns)
+    if floor.distance_mm is None:
+        reach = format_distance(reach_mm(floor.round_trip_ns))
+        words = f"Floor: a round trip of {time}, as given; light in fibre comes {reach} far and back"
+    else:
+        words = (
+            f"Floor: {format_distance(floor.distance_mm)} there and back takes light {time} in fibre "
+            f"(4.9 µs/km each way), {format_duration(floor.vacuum_ns)} in vacuum"
         )
-        return
-    reach = format_distance(reach_mm(floor.round_trip_ns))
-    print_line(
-        out,
-        f"Floor: a round trip of {format_duration(floor.round_trip_ns)}, as given; {reach} of fibre and back",
-    )
+    _wrapped(out, words, "")
 
 
 def _streams(out: Console, streams: Sequence[Stream]) -> None:
