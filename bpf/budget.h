@@ -20,7 +20,6 @@
 #define TCP_CA_LOSS 4
 #define TT_DELAYED_ACK_MIN_NS 30000000
 #define TT_DELAYED_ACK_MAX_NS 210000000
-#define TT_ARRIVAL_MAX_NS 10000000000 /* older than this, a stamp is none of this clock */
 
 static __always_inline struct tt_socket *tt_followed(struct sock *sk)
 {
@@ -111,7 +110,7 @@ TT_TRACEPOINT(sock_send_length)
 		struct socket *socket = TT_READ(sk, sk_socket);
 
 		/* a part of it: the application will be told when there is room */
-		if (socket && TT_PROBE(socket, flags) & SOCK_NOSPACE)
+		if (socket && TT_READ(socket, flags) & SOCK_NOSPACE)
 			b->blocked = 1;
 	}
 	b->write_end_ns = bpf_ktime_get_ns();
@@ -259,24 +258,21 @@ TT_TRACEPOINT(tcp_probe)
 	struct tcp_skb_cb *cb = (struct tcp_skb_cb *)&skb->cb[0];
 	__u32 end = TT_READ(cb, end_seq), ack = TT_READ(cb, ack_seq);
 	__u32 bytes = end - TT_READ(cb, seq) - (TT_READ(cb, tcp_flags) & 1); /* without the FIN */
-	__u64 now = 0;
-
-	/* a stream's receiver needs none of this */
-	if (b->phase != TT_PHASE_READING || TT_READ(tp, write_seq) != TT_READ(tp, snd_nxt)) {
-		now = bpf_ktime_get_ns();
-		tt_hold_at_segment(sk, tp, b, now);
-		if (tt_after(ack, TT_READ(tp, snd_una)))
-			tt_acknowledged(tp, b, ack, !bytes, tt_arrival(skb) ?: now);
-	}
-	if (!bytes || !tt_after(end, TT_READ(tp, rcv_nxt)))
-		return 0;
-	if (b->phase == TT_PHASE_READING) {
-		b->arrived_last_ns = tt_arrival(skb);
-		return 0;
-	}
 	__u64 arrived = tt_arrival(skb);
 
-	tt_turn_to_reading(sk, tp, s, b, ack, now - arrived < TT_ARRIVAL_MAX_NS ? arrived : 0);
+	if (TT_READ(tp, write_seq) != TT_READ(tp, snd_nxt) || b->in_write || b->blocked ||
+	    tt_chrono(tp) == TCP_CHRONO_SNDBUF_LIMITED)
+		tt_hold_at_segment(sk, tp, b, bpf_ktime_get_ns());
+	else
+		b->hold = TT_HOLD_NONE; /* nothing waits, and nothing needs the clock */
+	if (b->phase == TT_PHASE_WRITING && tt_after(ack, TT_READ(tp, snd_una)))
+		tt_acknowledged(tp, b, ack, !bytes, arrived ?: bpf_ktime_get_ns());
+	if (!bytes || !tt_after(end, TT_READ(tp, rcv_nxt)))
+		return 0;
+	if (b->phase == TT_PHASE_READING)
+		b->arrived_last_ns = arrived;
+	else
+		tt_turn_to_reading(sk, tp, s, b, ack, arrived);
 	return 0;
 }
 
@@ -378,8 +374,7 @@ TT_TRACEPOINT(sock_recv_length)
 	b = &s->budget;
 	if (!b->in_read)
 		return 0;
-	b->in_read = 0;
-	b->last_read_ns = bpf_ktime_get_ns();
+	b->in_read = 0; /* the next copy is another read's */
 	return 0;
 }
 

@@ -54,7 +54,7 @@ struct tt_budget {
 	__u64 arrived_last_ns;
 	__u64 ready_ns;
 	__u64 first_read_ns;
-	__u64 last_read_ns; /* the last return of a read (without the lock) */
+	__u64 last_read_ns; /* the last copy to the application */
 	__s64 wakeup_ns;    /* -1: not known */
 	/* the send queue */
 	__u64 mark_ns; /* up to here the time of unsent bytes has an owner */

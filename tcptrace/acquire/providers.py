@@ -109,14 +109,14 @@ BUDGET = (
         "left for the device",
         "net_dev_start_xmit",
         "tp_btf/net_dev_start_xmit",
-        "kernel_tx_ns, network_ns, peer_ns, loss_recovery_ns and what held the data back are null",
+        "kernel_tx_ns, network_ns, peer_ns, loss_recovery_ns, sndbuf_ns and the other holds are null",
         arguments=2,
     ),
     Fact(
         "segment reached TCP",
         "tcp_probe",
         "tp_btf/tcp_probe",
-        "network_ns, peer_ns, kernel_rx_ns, kernel_tx_ns and what held the data back are null",
+        "network_ns, peer_ns, kernel_rx_ns, kernel_tx_ns, sndbuf_ns and the other holds are null",
         arguments=2,
     ),
     Fact(
@@ -135,7 +135,7 @@ BUDGET = (
         "read returned",
         "sock_recv_length",
         "tp_btf/sock_recv_length",
-        "reads is null, and a read ends with the copy of its last byte",
+        "reads is null",
         arguments=3,
     ),
 )

@@ -213,6 +213,13 @@ STATE_TIMES = (
     "time_wait_ns", "close_wait_ns", "last_ack_ns",
 )  # fmt: skip
 AGREED = ("mss", "snd_wscale", "rcv_wscale", "sack", "timestamps", "ecn", "tfo")
+SOME = Between(0, 2**63)
+BUDGET = {
+    "pattern": KNOWN,
+    **dict.fromkeys(("exchanges", "pipelined", "unread_ns"), SOME),
+    **{f"held_{cause}_ns": SOME for cause in ("nagle", "cork", "cwnd", "rwnd", "pacing", "sndbuf")},
+}
+"""What a default recording says of the turns of any connection; the budget's own tests know more."""
 SERVER_SIDE = {
     "local_addr": SIDE_B.ipv4,
     "local_port": SERVER,
@@ -275,6 +282,7 @@ def finished(space: Namespace, role: str, **known: Any) -> dict[str, Any]:
         "left_censored": False,
         "right_censored": False,
         "state": None,
+        **BUDGET,
         **known,
     }
 
@@ -324,6 +332,11 @@ def _inconsistencies(row: Row) -> list[str]:
     wrong = []
     if (row["pid"] is None) != (row["comm"] is None):
         wrong.append("pid and comm are known together or not at all")
+    if row["pattern"] is not None:
+        turns = (row["exchanges"] > 0, row["pipelined"] > 0)
+        patterns = {(True, False): ("turns",), (True, True): ("mixed",)}.get(turns, ("stream", "none"))
+        if row["pattern"] not in patterns:
+            wrong.append(f"the pattern {row['pattern']} does not fit {row['exchanges']} exchanges")
     times = [row[column] for column in STATE_TIMES if row[column] is not None]
     if any(value < 0 for value in times):
         wrong.append("a negative time in a state")

@@ -21,7 +21,7 @@ from recording import Row, expect, finished, only, run
 from tcptrace import resources
 from tcptrace.acquire import libbpf, loader
 from tcptrace.acquire.filters import Filters
-from tcptrace.acquire.providers import LIFECYCLE, Hook
+from tcptrace.acquire.providers import BUDGET, LIFECYCLE, Hook
 from tcptrace.acquire.recorder import Options, Recorder
 from tcptrace.errors import EXIT_INCOMPLETE, EXIT_OK, HostError
 from tcptrace.lab.namespaces import SIDE_B, Namespace
@@ -29,7 +29,8 @@ from tcptrace.lab.namespaces import SIDE_B, Namespace
 Wired = tuple[Namespace, Namespace]
 
 SMALL = 1 << 16
-FACT = {fact.program: fact for fact in LIFECYCLE}
+FACTS = LIFECYCLE + BUDGET
+FACT = {fact.program: fact for fact in FACTS}
 
 
 pytestmark = pytest.mark.usefixtures("can_record")
@@ -55,11 +56,16 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
     return make
 
 
+def by_program(loaded: loader.Loaded) -> dict[str, Hook]:
+    """The hooks of programs; those that are none follow after them."""
+    return {fact.program: hook for fact, hook in zip(FACTS, loaded.hooks, strict=False)}
+
+
 def loaded_hooks() -> dict[str, Hook]:
     """Fact's program -> its hook, after loading everything for a moment."""
     loaded = loader.load(buffer_bytes=SMALL)
     try:
-        return {fact.program: hook for fact, hook in zip(LIFECYCLE, loaded.hooks, strict=True)}
+        return by_program(loaded)
     finally:
         loaded.close()
 
@@ -186,7 +192,7 @@ def test_the_best_variant_is_taken_here() -> None:
     loaded = loader.load(buffer_bytes=SMALL)
     try:
         assert loaded.variant == loader._VARIANTS[0]
-        assert missing({f.program: hook for f, hook in zip(LIFECYCLE, loaded.hooks, strict=True)}) == {}
+        assert missing(by_program(loaded)) == {}
     finally:
         loaded.close()
 
@@ -293,7 +299,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> type[Kernel]:
 
 
 @pytest.mark.parametrize(
-    "fact", [fact for fact in LIFECYCLE if fact.tracepoint], ids=lambda fact: fact.program
+    "fact", [fact for fact in FACTS if fact.tracepoint], ids=lambda fact: fact.program
 )
 def test_a_kernel_without_a_tracepoint(kernel: type[Kernel], fact: Any) -> None:
     kernel.without = fact.tracepoint
