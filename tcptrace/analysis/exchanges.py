@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tcptrace.analysis.columns import Ints, Mask, Nullable, at, names, plain, positions
+from tcptrace.analysis.columns import Ints, Nullable, at, names, plain, positions
 from tcptrace.analysis.pairs import TOLERANCE_NS, other_ends, other_turns
-from tcptrace.analysis.rtt import clean_samples, handshakes, minimum_rtt
+from tcptrace.analysis.rtt import RoundTrips, clean_samples, round_trips
 from tcptrace.analysis.schema import EXCHANGES, SUMS
 from tcptrace.analysis.stages import STAGES, UNATTRIBUTED
 from tcptrace.analysis.turns import Turns, raw_turns
@@ -25,6 +25,9 @@ from tcptrace.trace.wire import ExchangeFlag, Kind, Side
 # TCP_DELACK_MIN (40 ms) to TCP_DELACK_MAX (200 ms); with tolerance for jiffies and for a round trip that
 # varies.
 _DELAYED_NS = (30_000_000, 210_000_000)
+
+# An answer after less than this share of the least round trip is no jitter.
+_EARLY = 7 / 8
 
 _SIDES = {side.value: side.name.lower() for side in Side}
 _RETRANSMITS = {"rto": ExchangeFlag.RTO, "fast": ExchangeFlag.FAST, "tlp": ExchangeFlag.TLP}
@@ -65,10 +68,10 @@ def turn_rows(
     connections; tolerance_ns: by how much the clocks of both ends may differ."""
     of = _rows_of(turns, connections)
     partner = other_turns(turns, of, ends, tolerance_ns=tolerance_ns)
-    rtt = at(_least(turns, connections, samples), of)
+    rtt = _round_trips(turns, connections, samples).of(of)
     split = _split(turns, rtt, partner, np.ones(len(turns), np.int64))
     made = _columns(turns, split) | {
-        "delayed_ack": _delayed_ack(turns, rtt, at(handshakes(connections), of).known).array(pa.bool_()),
+        "delayed_ack": _delayed_ack(turns, rtt).array(pa.bool_()),
         "peer_connection_id": at(turns["connection_id"], partner).array(),
         "peer_seq": at(turns["seq"], partner).array(),
     }
@@ -79,7 +82,7 @@ def sum_rows(summed: Turns, singles: Turns, connections: pa.Table, samples: Null
     """`sums` of summed turns; singles tell of the round trips of their connections."""
     of = _rows_of(summed, connections)
     count = summed["summed"].values.clip(1, 1 << 32)
-    rtt = at(_least(singles, connections, samples), of)
+    rtt = _round_trips(singles, connections, samples).of(of)
     split = _split(summed, rtt, np.full(len(summed), -1), count)
     nothing = Nullable(np.zeros(len(summed), np.int64), np.zeros(len(summed), np.bool_))
     delayed = (summed["flags"].values & ExchangeFlag.DELAYED_ACK) != 0
@@ -97,12 +100,12 @@ def _rows_of(turns: Turns, connections: pa.Table) -> Ints:
     return positions(plain(connections, "connection_id"), turns["connection_id"].values)
 
 
-def _least(turns: Turns, connections: pa.Table, samples: Nullable) -> Nullable:
-    """The minimum round trip of each connection; turns of one exchange each."""
+def _round_trips(turns: Turns, connections: pa.Table, samples: Nullable) -> RoundTrips:
+    """Of each connection; turns of one exchange each."""
     wire, loss = turns["wire_ns"], turns["loss_recovery_ns"]
     undisturbed = (turns["side"].values == Side.CLIENT) & loss.known & (loss.values == 0)
     evidence = Nullable(wire.values, wire.known & undisturbed)
-    return minimum_rtt(connections, samples, _rows_of(turns, connections), evidence)
+    return round_trips(connections, samples, _rows_of(turns, connections), evidence)
 
 
 @dataclass
@@ -115,10 +118,10 @@ class _Split:
     exact: Nullable
 
 
-def _split(turns: Turns, rtt: Nullable, partner: Ints, count: Ints) -> _Split:
+def _split(turns: Turns, rtt: RoundTrips, partner: Ints, count: Ints) -> _Split:
     """The wire time as network and peer: by what the other end says, else by the minimum round trip.
 
-    rtt: that of each row's connection; partner: the row of the same turn at the other end, -1 unknown; count:
+    rtt: of each row's connection; partner: the row of the same turn at the other end, -1 unknown; count:
     how many turns a row is.
     """
     client = turns["side"].values == Side.CLIENT
@@ -127,19 +130,19 @@ def _split(turns: Turns, rtt: Nullable, partner: Ints, count: Ints) -> _Split:
         for name in ("wire_ns", "loss_recovery_ns")
     )
     residence = at(turns["residence_ns"], partner)
-    # A retransmission for which the answer did not wait: it came sooner than an answer to it can, or the
-    # other end had the request before.
-    spurious = wire.known & loss.known & (loss.values > 0) & (count == 1)
-    spurious &= (rtt.known & (wire.values < rtt.values)) | (
-        residence.known & (wire.values < residence.values)
-    )
+    # A retransmission for which the answer did not wait: the other end had the request before; or, where that
+    # is not known, the answer came clearly sooner than any to that handshake and to other data did.
+    early = rtt.least.known & rtt.shaken & rtt.carried & (wire.values < rtt.least.values * _EARLY)
+    early = np.where(residence.known, wire.values < residence.values, early)
+    spurious = wire.known & loss.known & (loss.values > 0) & (count == 1) & early
     wire.values += np.where(spurious, loss.values, 0)
     loss.values[spurious] = 0
 
     exact = wire.known & residence.known
-    travel = np.where(count > wire.values // np.maximum(rtt.values, 1), wire.values, count * rtt.values)
+    least = rtt.least.values
+    travel = np.where(count > wire.values // np.maximum(least, 1), wire.values, count * least)
     peer = np.where(exact, np.minimum(residence.values, wire.values), wire.values - travel)
-    known = exact | (wire.known & rtt.known)
+    known = exact | (wire.known & rtt.least.known)
     return _Split(
         loss=loss,
         network=Nullable(wire.values - peer, known),
@@ -181,18 +184,17 @@ def _kinds() -> dict[int, str]:
     return {flags: text for flags, text in combined.items() if text}
 
 
-def _delayed_ack(turns: Turns, rtt: Nullable, measured: Mask) -> Nullable:
+def _delayed_ack(turns: Turns, rtt: RoundTrips) -> Nullable:
     """Whether a delayed ACK took part: this end's own, or the one that released what Nagle held.
 
-    rtt, measured: the minimum round trip of each row's connection, and whether a handshake measured it; it is
-    no more than an upper bound otherwise. Null when it cannot be told: the hold is not known, or the release
-    is and the round trip is not, or not well enough.
+    rtt: of each row's connection; without a handshake it is no more than an upper bound. Null when it cannot
+    be told: the hold is not known, or the release is and the round trip is not, or not well enough.
     """
     release, held = turns["release_ns"], turns["nagle_ns"]
     shortest, longest = _DELAYED_NS
     # How late the ACK was, at least and at most.
-    least = np.where(rtt.known, release.values - rtt.values, 0)
-    most = np.where(measured, least, release.values)
+    least = np.where(rtt.least.known, release.values - rtt.least.values, 0)
+    most = np.where(rtt.shaken, least, release.values)
     late = release.known & (least >= shortest) & (most <= longest)
     prompt = ~release.known | (most < shortest) | (least > longest)
     own = (turns["flags"].values & ExchangeFlag.DELAYED_ACK) != 0

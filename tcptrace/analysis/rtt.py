@@ -9,29 +9,50 @@ The kernel's minimum is not among them: its samples contain piggybacked work and
 was open before the recording has no handshake; it depends on the other two.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 
-from tcptrace.analysis.columns import Ints, Nullable, nullable, plain, positions, truths
+from tcptrace.analysis.columns import Ints, Mask, Nullable, at, nullable, plain, positions, truths
 from tcptrace.trace.reader import Trace
 
 # A duration beyond this, 18 years, is none: 14 stages of it still add up in 63 bits.
 LONGEST_NS = 1 << 59
 
 
-def minimum_rtt(connections: pa.Table, samples: Nullable, of: Ints, wire: Nullable) -> Nullable:
-    """Per row of the table `connections`: the minimum round-trip time in ns, null without evidence.
+@dataclass(frozen=True)
+class RoundTrips:
+    """Minimum round trips, ns, null without evidence; whether a handshake, and whether data, is among
+    that."""
+
+    least: Nullable
+    shaken: Mask
+    carried: Mask
+
+    def of(self, rows: Ints) -> "RoundTrips":
+        """Those at these rows; unknown at row -1."""
+        one = np.zeros(len(self.shaken), np.int64)
+        shaken, carried = (at(Nullable(one, mask), rows).known for mask in (self.shaken, self.carried))
+        return RoundTrips(at(self.least, rows), shaken, carried)
+
+
+def round_trips(connections: pa.Table, samples: Nullable, of: Ints, wire: Nullable) -> RoundTrips:
+    """Per row of the table `connections`.
 
     samples: clean_samples(). wire: time between request and answer of turns without loss (null in all
     others); of: the row of `connections` to which each of these turns belongs, -1 for none.
     """
     least = np.full(connections.num_rows, LONGEST_NS)
-    for column in (handshakes(connections), samples):
-        usable = column.known & (column.values > 0)
-        least[usable] = np.minimum(least[usable], column.values[usable])
     turns = wire.known & (wire.values > 0) & (of >= 0)
     np.minimum.at(least, of[turns], wire.values[turns])
-    return Nullable(np.where(least < LONGEST_NS, least, 0), least < LONGEST_NS)
+    usable = samples.known & (samples.values > 0)
+    least[usable] = np.minimum(least[usable], samples.values[usable])
+    carried = least < LONGEST_NS
+    handshake = handshakes(connections)
+    least[handshake.known] = np.minimum(least, handshake.values)[handshake.known]
+    known = least < LONGEST_NS
+    return RoundTrips(Nullable(np.where(known, least, 0), known), handshake.known, carried)
 
 
 def handshakes(connections: pa.Table) -> Nullable:

@@ -227,6 +227,15 @@ def test_a_request_that_arrived_before_it_was_sent_again_lost_nothing(tmp_path: 
     assert first["network_ns"] == ends.network_ns[0] and first["unattributed_ns"] == 0
 
 
+def test_where_the_other_end_saw_the_repetition_arrive_it_was_a_loss(tmp_path: Path) -> None:
+    ends = conversations(connections=1, turns=2)
+    ends.clients["wire_ns"][0], ends.clients["loss_recovery_ns"][0] = 120_000, 10**9
+    ends.servers["residence_ns"][0] = 50_000
+    ends.clients["total_ns"][0] += 10**9
+    first = rows(tmp_path, ends)[0]  # sooner than the least round trip, 200 us, and yet
+    assert (first["loss_recovery_ns"], first["network_ns"], first["peer_ns"]) == (10**9, 70_000, 50_000)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 1 << 20),
