@@ -197,7 +197,7 @@ def _share_axis() -> dict[str, Any]:
 
 def _time_axis(longest: int) -> dict[str, Any]:
     """A linear axis of durations."""
-    step = nice_step(longest, 6)
+    step = nice_step(longest, 4)
     ticks = [step * number for number in range(int(longest / step) + 1)]
     return {
         "range": [0, longest],

@@ -3,11 +3,13 @@
 The numbers are those of analysis.budget; here they get names, colours and an order of reading.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+from markupsafe import Markup, escape
 
 from tcptrace.analysis import groups
 from tcptrace.analysis.advice import changes
@@ -17,18 +19,20 @@ from tcptrace.analysis.setup import setup
 from tcptrace.analysis.stages import GROUPS, NOT_AT, STAGES
 from tcptrace.analysis.unknowns import why_unknown
 from tcptrace.output import figures_budget
+from tcptrace.output.escape import visible
 from tcptrace.output.figures_budget import BAR_HEIGHT, HEIGHT, Bar
 from tcptrace.output.report_text import share
 from tcptrace.output.stage_words import stage_meaning, stage_name
 from tcptrace.units import format_duration, plural
 
+_MARK = re.compile(r"(?<= )~(?=[0-9.]+ \S+ per exchange )")  # of an estimate, in a terminal
 SIDES = ("client", "server")
 ESTIMATED = ("network", "peer")  # what the minimum RTT separates where only one end is known
 CAUSES = 4  # named in the first sentence, if they are this much of the mean:
 LEAST_SHARE = 0.01
 PERCENTILES = AT[1:-1]
 NAMES = {"mean": "mean", **{at: f"around {at}" for at in PERCENTILES}, "max": "slowest"}
-CHANGES = 6  # that would help, by side
+CHANGES, OTHER_CHANGES = 6, 3  # that would help, of the first side and of another
 BARS = 12  # of one figure by group
 
 
@@ -60,9 +64,9 @@ class Answer:
 class Advice:
     """One change, what it would save of the mean over all exchanges of a side, and what else is known."""
 
-    what: str
-    do: str
-    note: str
+    what: Markup
+    do: Markup
+    note: Markup
     saving: str
 
 
@@ -102,10 +106,10 @@ class Stack:
 
 @dataclass(frozen=True)
 class Gap:
-    """A stage that was not seen in some exchanges of a side, and why."""
+    """Stages that were not seen in some exchanges of a side, the same number of them, and why."""
 
     side: str
-    stage: str
+    stages: list[str]
     count: int
     of: int
     reason: str
@@ -152,7 +156,8 @@ def account(
         answers.append(_answer(side, whole))
         said = {(one.what, one.do) for one in advice}  # of a turn seen from both ends, once
         found = _advice(own, here, connections, whole)
-        advice += [one for one in found if (one.what, one.do) not in said]
+        most = CHANGES if not advice else OTHER_CHANGES
+        advice += [one for one in found if (one.what, one.do) not in said][:most]
         stacks.append(_percentiles(f"{key}-{side}", side, whole))
         for by, heading in (("remote", "Remote end"), ("process", "Process")):
             made = budgets(here, connections, (by,), limit=BARS + 1)
@@ -181,17 +186,26 @@ def account(
 def _advice(own: Pieces, here: Pieces, connections: pa.Table, whole: Group) -> list[Advice]:
     """The changes that save most of one side's mean, largest first."""
     made = setup(here, connections) if whole.side == "client" else None
-    found = changes(own, connections, gap(whole, made))
     return [
         Advice(
-            f"{change.what[:1].upper()}{change.what[1:]}",
-            change.do,
-            change.note,
+            _with_code(_MARK.sub("≈ ", f"{change.what[:1].upper()}{change.what[1:]}", count=1)),
+            _with_code(change.do),
+            _with_code(change.note.rstrip(".")),
             f"saves {'at most ' if change.at_most else ''}{'≈ ' if change.estimated else ''}"
             f"{format_duration(change.whole_ns)} of the {whole.side} end's mean",
         )
-        for change in found[:CHANGES]
+        for change in changes(own, connections, gap(whole, made))
     ]
+
+
+def _with_code(text: str) -> Markup:
+    """Escaped; what stands between two backticks is code."""
+    parts = [escape(visible(part)) for part in text.split("`")]
+    if len(parts) % 2 == 0:
+        return Markup("`").join(parts)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
+    )
 
 
 def _answer(side: str, whole: Group) -> Answer:
@@ -281,10 +295,11 @@ def _bar(name: str, detail: str, budget: Budget) -> Bar:
 
 def _gaps(side: str, mean: Budget, headers: Sequence[Mapping[str, Any]]) -> list[Gap]:
     """Stages that are null in some exchanges, although that end has them."""
-    found = []
+    found: dict[tuple[int, str], Gap] = {}
     for stage in STAGES:
         missing = mean.n if mean.stages[stage] is None else mean.missing.get(stage, 0)
         if missing and stage not in NOT_AT[side]:
-            reasons = dict.fromkeys(why_unknown(stage, header) for header in headers)
-            found.append(Gap(side, stage_name(stage), missing, mean.n, "; ".join(reasons)))
-    return found
+            reasons = dict.fromkeys(why_unknown(stage, mean.stages, header) for header in headers)
+            gap_ = Gap(side, [], missing, mean.n, "; ".join(reasons))
+            found.setdefault((missing, gap_.reason), gap_).stages.append(stage_name(stage))
+    return list(found.values())

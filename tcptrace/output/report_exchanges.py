@@ -20,7 +20,6 @@ from tcptrace.output.figures_budget import group_colour
 from tcptrace.output.report_frame import Quantiles, quantiles
 from tcptrace.output.report_text import endpoint
 from tcptrace.output.stage_words import stage_name
-from tcptrace.units import plural
 
 SIDES = ("client", "server")
 SLOWEST = 60  # exchanges in the table
@@ -78,12 +77,13 @@ class SlowRow:
     @property
     def marks(self) -> list[str]:
         """What is worth knowing about it, in words."""
-        again = plural(self.retransmits, "retransmission")
+        kind = f" ({self.retransmit_kind.upper()})" if self.retransmit_kind else ""
+        times = f", {self.retransmits} times" if (self.retransmits or 0) > 1 else ""
         return [
             words
             for words, true in (
                 ("delayed ACK", self.delayed_ack),
-                (f"{again} ({self.retransmit_kind})" if self.retransmit_kind else again, self.retransmits),
+                (f"sent again{kind}{times}", self.retransmits),
                 ("hold ambiguous", self.hold_ambiguous),
             )
             if true

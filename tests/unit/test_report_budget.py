@@ -164,7 +164,7 @@ def test_a_stage_without_its_hook_is_not_observed_and_says_why(busy: Recording, 
     said = page.text[page.text.index("Not observed") :]
     for side in ("client", "server"):
         count = format_count(len(rows_of_side(busy, side)))
-        assert f"scheduler at the {side} end, in all {count} exchanges" in said
+        assert f"scheduler, late read at the {side} end, in all {count} exchanges" in said
     assert NO_READY in said
     assert "network at the server end" not in said  # a server has none
 
@@ -177,7 +177,7 @@ def test_sums_are_in_the_means_and_the_sampling_is_said(tmp_path: Path) -> None:
     assert f"Sampled. {format_count(single)} of {format_count(single + summed)} exchanges" in page.text
     tables = [page.table(f"Budgets of the {side} ends") for side in ("client", "server")]
     assert sum(int(table.column("Exchanges")[0].value or 0) for table in tables) == single + summed
-    quantiles = page.table("Exchanges: from the first write")
+    quantiles = page.table("Exchanges and how long")
     assert sum(int(cell.value or 0) for cell in quantiles.column("Exchanges")) == single
 
 
@@ -218,7 +218,7 @@ def test_an_incomplete_recording_says_so_before_the_budget(tmp_path: Path) -> No
 def test_quantiles_and_heatmap_hold_every_exchange_once(
     busy: Recording, page: Page, figures: dict[str, Any]
 ) -> None:
-    table = page.table("Exchanges: from the first write")
+    table = page.table("Exchanges and how long")
     panels = figures["t1-latency"]["data"]
     for row, panel, side in zip(table.rows, panels, ("client", "server"), strict=True):
         totals = sorted(row["total_ns"] for row in rows_of_side(busy, side))
@@ -258,7 +258,7 @@ def test_the_slowest_exchanges_come_first_with_their_parts(busy: Recording, page
         if owner["comm"]:
             assert owner["comm"] in cells["Process"].text
     lost = next(row for row in table.rows if row[table.head.index("Marks")].text != "–")
-    assert "retransmission (rto)" in lost[table.head.index("Marks")].text
+    assert "sent again (RTO)" in lost[table.head.index("Marks")].text
 
 
 # Hostile and large -----------------------------------------------------------------------------------
