@@ -149,7 +149,8 @@ static __always_inline void tt_acknowledges(struct sk_buff *skb, struct tt_budge
 	    waited > TT_DELAYED_ACK_MAX_NS || !tt_departing(skb, &span))
 		return;
 	if (!span.bytes && span.acknowledged != b->acknowledged)
-		b->read_flags |= TT_EXCHANGE_DELAYED_ACK;
+		b->acknowledged_late =
+			1; /* whether anything waited for it, the next segment tells */
 	b->acknowledged = span.acknowledged;
 }
 
@@ -269,10 +270,13 @@ TT_TRACEPOINT(tcp_probe)
 		tt_acknowledged(tp, b, ack, !bytes, arrived ?: bpf_ktime_get_ns());
 	if (!bytes || !tt_after(end, TT_READ(tp, rcv_nxt)))
 		return 0;
-	if (b->phase == TT_PHASE_READING)
+	if (b->phase == TT_PHASE_READING) {
 		b->arrived_last_ns = arrived;
-	else
+		if (b->acknowledged_late)
+			b->read_flags |= TT_EXCHANGE_DELAYED_ACK;
+	} else {
 		tt_turn_to_reading(sk, tp, s, b, ack, arrived);
+	}
 	return 0;
 }
 

@@ -92,8 +92,9 @@ struct tt_budget {
 	__u8 wrote_before;
 	__u8 flags; /* enum tt_exchange_flag: of the burst of writes, of that of reads */
 	__u8 read_flags;
-	__u8 awaited; /* somebody waited for the data when it became ready */
-	__u8 pad[7];
+	__u8 awaited;           /* somebody waited for the data when it became ready */
+	__u8 acknowledged_late; /* with a segment without data, and no data has come since */
+	__u8 pad[6];
 };
 
 /* State of one socket between its first sight and its record. Never leaves the kernel. */

@@ -124,7 +124,7 @@ static __always_inline void tt_turn_to_writing(struct sock *sk, struct tcp_sock 
 			b->greeting = 0;
 		}
 	} else if (b->turns == TT_TURNS_ANSWERS) {
-		b->greeting = 1;
+		b->greeting = !(s->flags & TT_FLAG_FIRST_MISSED); /* else the rest of an answer */
 	} else {
 		b->turns = TT_TURNS_ASKS;
 	}
@@ -158,7 +158,7 @@ static __always_inline void tt_turn_to_reading(struct sock *sk, struct tcp_sock 
 		if (!TT_CONFIG(has_departure))
 			b->departed_end = end; /* what tt_turn_to_writing() goes by */
 	} else if (b->turns == TT_TURNS_ASKS) {
-		b->greeting = 1;
+		b->greeting = !(s->flags & TT_FLAG_FIRST_MISSED);
 	} else {
 		b->turns = TT_TURNS_ANSWERS;
 	}
@@ -168,7 +168,7 @@ static __always_inline void tt_turn_to_reading(struct sock *sk, struct tcp_sock 
 	b->ready_ns = b->first_read_ns = b->last_read_ns = 0;
 	b->wakeup_ns = -1;
 	b->reads = b->in_read = 0;
-	b->read_flags = 0;
+	b->read_flags = b->acknowledged_late = 0;
 	b->read_start = b->read_end;
 	b->read_bad = bad;
 }

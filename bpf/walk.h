@@ -20,6 +20,31 @@ struct {
 	__type(value, struct tt_holder);
 } holders SEC(".maps");
 
+/* Ports that are listened on: namespace and port. Which way round the turns of a connection go that was open
+ * before is told by who listens. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, __u8);
+} listening SEC(".maps");
+
+static __always_inline __u64 tt_listening_key(struct sock *sk)
+{
+	return (__u64)sk->__sk_common.skc_net.net->ns.inum << 32 | sk->__sk_common.skc_num;
+}
+
+/* The walk meets listeners before all others. */
+static __always_inline void tt_walk_turns(struct sock *sk, struct tt_socket *s)
+{
+	__u64 key = tt_listening_key(sk);
+
+	if (bpf_map_lookup_elem(&listening, &key))
+		s->budget.turns = TT_TURNS_ANSWERS;
+	else if (sk->__sk_common.skc_num > TT_BE16(sk->__sk_common.skc_dport))
+		s->budget.turns = TT_TURNS_ASKS;
+}
+
 static __always_inline void tt_walk_owner(struct sock *sk, struct tt_socket *s)
 {
 	__u64 inode = tt_inode(sk);
@@ -45,11 +70,20 @@ static __always_inline void tt_walk_one(struct sock *sk, struct tt_control *c)
 	struct tt_socket *s;
 	__s64 in_state = 0;
 
+	if (state == TCP_LISTEN && TT_CONFIG(budget) && !c->seeded) {
+		__u64 key = tt_listening_key(sk);
+		__u8 yes = 1;
+
+		bpf_map_update_elem(&listening, &key, &yes, BPF_ANY);
+	}
 	if (state == TCP_LISTEN || state == TCP_CLOSE)
 		return;
 	s = tt_state_get(sk, 0);
-	if (!s || !s->connection_id)
+	if (!s || !s->connection_id) {
 		s = tt_first_sight(sk, state, now, c->seeded ? 0 : TT_FLAG_SEEDED);
+		if (s && TT_CONFIG(budget) && !c->seeded)
+			tt_walk_turns(sk, s);
+	}
 	if (!s || s->done || s->pending)
 		return;
 	if (s->emitted_ns && !c->stopping && now - s->emitted_ns < c->interval_ns)
