@@ -62,7 +62,8 @@ def drain(
         slots = slots[~discarded]
     if (slots["length"] != slot["record"].itemsize).any():
         raise RingError(f"ring buffer of {size} bytes holds a record of another size")
-    records: Records = slots["record"].copy()
+    # As opaque bytes: numpy copies a record field by field, which takes eight times as long.
+    records: Records = slots.view(f"V{slot.itemsize}").copy().view(slot)["record"]
     consumer[0] = start + taken * slot.itemsize
     return records
 
