@@ -1,7 +1,6 @@
 """The course of one connection: handshake, turns, what lay between them, rare events, states, end.
 
-All times are int64 ns; those called start_ns count from the connection's own start, or, when that was not
-observed, from the first thing that was.
+All times are int64 ns; those called start_ns count from the origin of the course.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +40,8 @@ class Handshake:
 @dataclass(frozen=True)
 class Gap:
     """Time outside turns. waits_for: `application` (this end had not written), `other end` (it had not),
-    `close` (after the last turn), `first turn`; `stream` (data that makes no turns), `unknown`."""
+    `close` (after the last turn), `first turn`; `stream` (data that makes no turns), `quiet` (no turn was
+    seen), `unknown`."""
 
     start_ns: int
     duration_ns: int
@@ -102,14 +102,15 @@ class State:
 
 @dataclass(frozen=True)
 class Course:
-    """connection: the row of the table `connections`. origin_ns: wall clock of offset 0, which is the
-    connection's start only if start_known. duration_ns: up to its end, or to the recording's; null when
-    neither is known. turns: complete ones, null without a budget; recorded: those with a row; shown: those
-    in entries. held: cause -> ns that unsent bytes were held over the whole connection, nulls left out."""
+    """connection: the row of the table `connections`. origin_ns: wall clock of offset 0; origin: what that
+    is, the connection's `start`, the start of the `recording` for one that was open before, or what was
+    `first seen`. duration_ns: from start to end, or to the recording's end; null when the start is not known.
+    turns: complete ones, null without a budget; recorded: those with a row; shown: those in entries. held:
+    cause -> ns that unsent bytes were held over the whole connection, nulls left out."""
 
     connection: Mapping[str, Any]
     origin_ns: int
-    start_known: bool
+    origin: str
     duration_ns: int | None
     entries: tuple[Entry, ...]
     states: tuple[State, ...]
@@ -137,15 +138,16 @@ def course(trace: Trace, connections: pa.Table, exchanges: pa.Table, connection_
     spans = list(zip(starts[own].tolist(), totals[own].tolist(), strict=True))
     seqs = plain(exchanges, "seq")[own].tolist()
 
-    origin = _origin(row, spans, events)
+    recorded_ns = trace.clocks[0][1], trace.clocks[-1][1]
+    origin, of = _origin(row, spans, events, recorded_ns[0])
     shown = _chosen([total for _, total in spans])
     turns = {
         place: turn(each, trace.header)
         for place, each in zip(shown, rows_at(exchanges, own[shown]), strict=True)
     }
-    end = row["ended_ns"] if row["ended_ns"] is not None else _recording_end(trace)
+    end = row["ended_ns"] if row["ended_ns"] is not None else recorded_ns[1]
     states = _states(row, origin, end)
-    begun = _established(row, origin)
+    begun = origin if of == "recording" else _established(row, origin)
     closing = _close_begins(row, begun, end)
     entries: list[Entry] = []
     if row["handshake_ns"] is not None and row["started_ns"] is not None:
@@ -161,14 +163,12 @@ def course(trace: Trace, connections: pa.Table, exchanges: pa.Table, connection_
     entries += _between(row, spans, seqs, turns, origin, begun, closing)
     entries += _happenings(events, origin)
     if row["ended_ns"] is not None or row["close_reason"] is not None:
-        last = max([each.start_ns for each in entries], default=0)
-        at = end - origin if end is not None else last
-        entries.append(End(at, row["close_reason"], row["initiator"]))
+        entries.append(End(end - origin, row["close_reason"], row["initiator"]))
     return Course(
         connection=row,
         origin_ns=origin,
-        start_known=row["started_ns"] is not None,
-        duration_ns=None if end is None or row["started_ns"] is None else end - origin,
+        origin=of,
+        duration_ns=end - origin if of == "start" else None,
         entries=tuple(sorted(entries, key=lambda entry: (entry.start_ns, isinstance(entry, End)))),
         states=states,
         turns=row["exchanges"],
@@ -178,18 +178,18 @@ def course(trace: Trace, connections: pa.Table, exchanges: pa.Table, connection_
     )
 
 
-def _origin(row: Mapping[str, Any], spans: Sequence[tuple[int, int]], events: Sequence[Event]) -> int:
+def _origin(
+    row: Mapping[str, Any], spans: Sequence[tuple[int, int]], events: Sequence[Event], recording_ns: int
+) -> tuple[int, str]:
+    """Wall clock of offset 0, and what it is: see Course."""
     if row["started_ns"] is not None:
-        return int(row["started_ns"])
+        return int(row["started_ns"]), "start"
     known = [*(start for start, _ in spans[:1]), *(event.at_ns for event in events[:1])]
     if row["ended_ns"] is not None:
         known.append(row["ended_ns"] - sum(row[name] or 0 for name in _ORDER))
-    return min(known, default=0)
-
-
-def _recording_end(trace: Trace) -> int | None:
-    """Wall clock; of a trace that was cut, the last that it knows."""
-    return trace.clocks[-1][1] if trace.clocks else None
+    if row["left_censored"]:
+        return min([recording_ns, *known]), "recording"
+    return min(known, default=recording_ns), "first seen"
 
 
 def _chosen(totals: Sequence[int]) -> list[int]:
@@ -211,21 +211,19 @@ def _established(row: Mapping[str, Any], origin: int) -> int | None:
     return origin + int(row["handshake_ns"])
 
 
-def _close_begins(row: Mapping[str, Any], begun: int | None, end: int | None) -> int | None:
+def _close_begins(row: Mapping[str, Any], begun: int | None, end: int) -> int:
     """Wall clock of the first FIN or reset, or of the recording's end."""
     if begun is not None and row["established_ns"] is not None:
         return begun + int(row["established_ns"])
-    if end is None:
-        return None
     return end - sum(row[name] or 0 for name in _CLOSING)
 
 
-def _states(row: Mapping[str, Any], origin: int, end: int | None) -> tuple[State, ...]:
+def _states(row: Mapping[str, Any], origin: int, end: int) -> tuple[State, ...]:
     known = [(name.removesuffix("_ns").upper(), row[name]) for name in _ORDER if row[name] is not None]
     at: int | None = None
     if row["started_ns"] is not None:
         at = 0
-    elif row["ended_ns"] is not None and end is not None:
+    elif row["ended_ns"] is not None:
         at = end - origin - sum(length for _, length in known)
     made = []
     for name, length in known:
@@ -241,7 +239,7 @@ def _between(
     turns: Mapping[int, Turn],
     origin: int,
     begun: int | None,
-    closing: int | None,
+    closing: int,
 ) -> list[Entry]:
     """The turns that are shown, and what lies before, between and after them."""
     made: list[Entry] = []
@@ -254,9 +252,10 @@ def _between(
         made.append(Passage(start - origin, each))
         at, place, expected = start + total, number + 1, seqs[number] + 1
     after = (row["exchanges"] or 0) - expected
-    waits_for = "close" if turns else "stream" if row["pattern"] in ("stream", "mixed") else "unknown"
-    if not turns and row["pattern"] == "none":
-        waits_for = "close"
+    waits_for = "close" if turns or row["pattern"] == "none" else "unknown"
+    if not turns and row["pattern"] in ("stream", "mixed"):
+        # What was open before may have had its data then.
+        waits_for = "quiet" if row["left_censored"] and not row["pipelined"] else "stream"
     return made + _pause(at, closing, origin, (), after, waits_for)
 
 
@@ -266,22 +265,20 @@ def _waits_for(following: Turn) -> str:
 
 def _pause(
     start: int | None,
-    end: int | None,
+    end: int,
     origin: int,
     left: Sequence[tuple[int, int]],
     missing: int,
     waits_for: str,
 ) -> list[Entry]:
-    """Between two turns: nothing, a gap, or the turns that are left out."""
+    """Between two turns: nothing, a gap, or the turns that are left out. start: null when it is not known."""
     missing = max(0, missing)
     if left or missing:
-        first = left[0][0] if start is None and left else start
-        if first is None:
-            first = end if end is not None else origin
+        first = start if start is not None else left[0][0] if left else end
         totals = [total for _, total in left]
-        length = max(0, (end if end is not None else first) - first)
+        length = max(0, end - first)
         return [Omission(first - origin, length, len(left), sum(totals), max(totals, default=0), missing)]
-    if start is None or end is None or end <= start:
+    if start is None or end <= start:
         return []
     return [Gap(start - origin, end - start, waits_for)]
 

@@ -43,8 +43,9 @@ def command(trace: Path, identity: str, as_json: bool) -> int:
     \b
     Keys of --json, for a connection:
       connection              its row of `tcptrace connections`
-      origin_ns, start_known  wall clock from which every start_ns counts; whether it is the start
-      duration_ns             up to its end, or to that of the recording
+      origin_ns, origin       wall clock from which every start_ns counts; start, recording (it was
+                              open before) or first seen
+      duration_ns             from start to end, or to the recording's end
       turns, recorded, shown  complete exchanges; those with a row; those in entries
       entries                 handshake, passage (an exchange), gap, omission, happening, end
       states, held            time in each state; how long unsent bytes were held, by cause

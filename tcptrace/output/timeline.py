@@ -59,11 +59,7 @@ def print_course(out: Console, course: Course) -> None:
     """One connection from its start to its end."""
     connection = course.connection
     _title(out, f"Connection {connection['connection_id']}: {words.connection_title(connection)}")
-    started = f"{instant_text(course.origin_ns)} UTC" if course.start_known else "open before the recording"
-    lasted = "" if course.duration_ns is None else f", for {format_duration(course.duration_ns)}"
-    _tell(out, f"{started}{lasted}; {'; '.join(words.course_summary(course))}")
-    if not course.start_known and course.entries:
-        _tell(out, f"times count from {instant_text(course.origin_ns)} UTC, the first thing that was seen")
+    _tell(out, "; ".join(words.course_summary(course)))
     out.print()
 
     passages = [entry for entry in course.entries if isinstance(entry, Passage)]

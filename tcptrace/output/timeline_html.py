@@ -113,7 +113,7 @@ def course_html(course: Course) -> Markup:
     return _rendered(
         "course",
         caption=f"{name}: {words.connection_title(course.connection)}",
-        summary=_summary(course),
+        summary=words.course_summary(course),
         entries=entries,
         states=states,
         ticks=axis.ticks(),
@@ -251,14 +251,6 @@ def _strip(entry: Entry, longest_ns: int) -> list[Piece]:
         for span in bar.spans
         if span.duration_ns
     ]
-
-
-def _summary(course: Course) -> list[str]:
-    started = f"{instant_text(course.origin_ns)} UTC"
-    if not course.start_known:
-        started = f"open before the recording; times count from {started}, the first thing that was seen"
-    lasted = [] if course.duration_ns is None else [f"lasted {format_duration(course.duration_ns)}"]
-    return [started, *lasted, *words.course_summary(course)]
 
 
 @cache

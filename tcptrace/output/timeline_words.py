@@ -8,6 +8,7 @@ from tcptrace.analysis.course import Course, End, Entry, Gap, Handshake, Happeni
 from tcptrace.analysis.happenings import Event
 from tcptrace.analysis.stages import UNATTRIBUTED
 from tcptrace.analysis.timeline import Bar, ExchangeLine, Turn
+from tcptrace.output.listing import instant_text
 from tcptrace.output.stage_words import stage_name
 from tcptrace.units import UNKNOWN, format_count, format_duration, format_size, plural
 
@@ -17,6 +18,7 @@ _WAITS = {
     "other end": "idle: the other end had nothing to send",
     "close": "idle until the close",
     "stream": "data without turns: a stream",
+    "quiet": "no exchange was seen",
     "unknown": "not observed: no exchange was timed",
 }
 _ENDS = {
@@ -173,21 +175,24 @@ def end_words(reason: str | None, initiator: str | None) -> str:
 
 
 def course_summary(course: Course) -> list[str]:
-    """How many exchanges there were and how many of them are shown."""
-    parts = []
-    if course.turns is None:
-        parts.append("exchanges were not timed" if not course.recorded else f"{_exchanges(course.recorded)}")
+    """When it was, and how many exchanges there were and are shown."""
+    at = f"{instant_text(course.origin_ns)} UTC"
+    if course.origin == "start":
+        parts = [at if course.duration_ns is None else f"{at}, for {format_duration(course.duration_ns)}"]
+    elif course.origin == "recording":
+        parts = [f"open before the recording; times count from its start, {at}"]
     else:
-        parts.append(_exchanges(max(course.turns, course.recorded)))
+        parts = [f"its start was not seen; times count from what was seen first, {at}"]
+    if course.turns is None:
+        parts.append(plural(course.recorded, "exchange") if course.recorded else "exchanges were not timed")
+    else:
+        number = max(course.turns, course.recorded)
+        parts.append(plural(number, "exchange") if number else "no exchanges")
     if course.recorded > course.shown:
         parts.append(f"{format_count(course.shown)} of them shown: the first, the last and the slowest")
     if course.turns is not None and course.turns > course.recorded:
         parts.append(f"{format_count(course.turns - course.recorded)} without a record of their own")
     return parts
-
-
-def _exchanges(number: int) -> str:
-    return plural(number, "exchange") if number else "no exchanges"
 
 
 def held_words(held: Mapping[str, int]) -> Sequence[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import synthetic
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from turn_rows import MS, START, rows, server, turn
 
@@ -43,6 +43,7 @@ def adds_up(found: Turn) -> None:
 lengths = st.none() | st.integers(0, 1 << 55)
 
 
+@settings(deadline=None)  # other work on the machine takes its time
 @given(
     side=st.sampled_from(["client", "server"]),
     stages=st.fixed_dictionaries(dict.fromkeys(STAGES, lengths)),
@@ -65,6 +66,7 @@ def test_bars_never_overlap_and_add_up_to_the_total(
         assert bar.duration_ns == (rest if bar.stage == UNATTRIBUTED else stages[bar.stage])
 
 
+@settings(deadline=None)
 @given(
     wire=st.integers(0, 10**9),
     residence=st.integers(0, 10**9),
