@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from tcptrace.analysis.advice import Change, changes
-from tcptrace.analysis.budget import Group, Pieces, budgets, of_groups
+from tcptrace.analysis.budget import Group, Pieces, budgets, of_groups, pieces
 from tcptrace.analysis.columns import plain
+from tcptrace.analysis.exchanges import exchanges, sums
 from tcptrace.analysis.floor import Floor
 from tcptrace.analysis.gap import Gap, gap
 from tcptrace.analysis.groups import group
@@ -77,6 +78,30 @@ def answers(
         found = changes(everything, connections, first)
         made.append(Answer(whole, groups, len(grouping.keys), first, gaps, found))
     return made
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What a summary says of exchanges. untimed: why there are none (see why_untimed); totals: their counts
+    and quantiles, null when untimed; groups: the first by remote, those of both sides together."""
+
+    untimed: str | None
+    totals: dict[str, Any]
+    groups: list[Group]
+
+
+def brief(trace: Trace, connections: pa.Table, limit: int) -> Brief:
+    """connections: the table of this trace."""
+    untimed = why_untimed(trace, connections)
+    everything = pieces(exchanges(trace, connections), sums(trace, connections))
+    counts = totals(everything)
+    if untimed is not None:
+        return Brief(untimed, _unknown(counts), [])
+    return Brief(None, counts, budgets(everything, connections, limit=limit))
+
+
+def _unknown(value: dict[str, Any]) -> dict[str, Any]:
+    return {name: _unknown(entry) if isinstance(entry, dict) else None for name, entry in value.items()}
 
 
 def totals(everything: Pieces) -> dict[str, Any]:

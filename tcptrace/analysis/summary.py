@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 from tcptrace import __version__
 from tcptrace.analysis import hooks
 from tcptrace.analysis.columns import bool_array, nullable, plain, rows_with
-from tcptrace.analysis.exchanges import without_rows
 from tcptrace.analysis.quantiles import quantiles
+from tcptrace.analysis.question import Brief, brief
+from tcptrace.analysis.sampling import exchange_counts
 from tcptrace.trace.reader import Trace
 from tcptrace.trace.wire import Kind
 
@@ -22,6 +23,9 @@ EVENTS = {
     Kind.RESET_SENT: hooks.RESET_SENT,
     Kind.DROP: hooks.DROP,
 }
+
+GROUPS = 20
+"""So many groups of exchanges are in a summary, those with most time."""
 
 
 def describe(trace: Trace) -> dict[str, Any]:
@@ -37,8 +41,6 @@ def describe(trace: Trace) -> dict[str, Any]:
         end = {"monotonic_ns": monotonic, "realtime_ns": realtime}
     first, last = start.get("monotonic_ns"), end.get("monotonic_ns")
     sighted = int((plain(trace.events, "kind") == Kind.SIGHTING).sum())
-    single = int((plain(trace.exchanges, "kind") == Kind.EXCHANGE).sum())
-    summed = without_rows(trace)
     return {
         "path": str(trace.path),
         "complete": trace.complete,
@@ -54,11 +56,7 @@ def describe(trace: Trace) -> dict[str, Any]:
             "events": trace.events.num_rows - sighted,
             "sightings": sighted,
         },
-        "exchanges": {
-            "rows": single,
-            "summed": summed,
-            "sampling": single / (single + summed) if single + summed else None,
-        },
+        "exchanges": exchange_counts(trace),
         "lost": lost(trace),
         "header": header,
         "trailer": trace.trailer,
@@ -94,11 +92,12 @@ def problems(trace: Trace) -> list[str]:
     return found
 
 
-def summarise(trace: Trace, connections: pa.Table) -> dict[str, Any]:
+def summarise(trace: Trace, connections: pa.Table, turns: Brief | None = None) -> dict[str, Any]:
     """The summary as INTERFACE's JSON: see `tcptrace summary --help` for its keys.
 
-    connections: the table of analysis.connections for this trace.
+    connections: the table of analysis.connections for this trace; turns: its brief(), when it is there.
     """
+    turns = turns or brief(trace, connections, GROUPS)
     return {
         "tcptrace": __version__,
         "trace": describe(trace),
@@ -113,6 +112,8 @@ def summarise(trace: Trace, connections: pa.Table) -> dict[str, Any]:
         },
         "handshake": {role: _handshakes(connections, role) for role in ("active", "passive")},
         "retransmits": _retransmits(connections),
+        "exchanges": turns.totals,
+        "budget": [group.json() for group in turns.groups],
         "events": _events(trace),
     }
 

@@ -13,7 +13,7 @@ from tcptrace.cli.common import exit_code, json_option, print_json, trace_argume
 @trace_argument
 @json_option
 def command(trace: Path, as_json: bool) -> int:
-    """Sum TRACE up: recording health, connections, handshakes, retransmissions.
+    """Sum TRACE up: recording health, connections, exchanges, handshakes, retransmissions.
 
     Health comes first, because what was lost limits what the rest can say. Connections are counted once
     per end: one between two processes of the recorded host has two rows, an active and a passive one.
@@ -23,6 +23,9 @@ def command(trace: Path, as_json: bool) -> int:
     needs 100, otherwise a dash (–) or null stands there. `estimated` counts those that are not exact,
     marked ~ in lists. `not observed` counts ends without a handshake time: open before the recording,
     failed, or missed.
+
+    Exchanges, a request and its answer, are shown by remote end with the mean of what people ask for first;
+    `tcptrace budget` takes them apart. Values marked ~ are estimated.
 
     \b
     Close reasons:
@@ -45,6 +48,11 @@ def command(trace: Path, as_json: bool) -> int:
       handshake               active and passive, each: n, p50_ns, p90_ns, p99_ns, max_ns,
                               not_observed, estimated
       retransmits             data, syn, synack (segments), connections, connections_not_known
+      exchanges               rows, summed (without a row of their own), sampling, by_side;
+                              client and server, each: n, p50_ns, p90_ns, p99_ns, max_ns;
+                              all null when the recording timed none
+      budget                  the groups by remote with most time, at most 20, as in
+                              `tcptrace budget --json`
       events                  rare events by kind; drop_reasons and reset_reasons by name
 
     \b
@@ -60,15 +68,17 @@ def command(trace: Path, as_json: bool) -> int:
       tcptrace summary --json web.tct | jq .handshake.active.p99_ns
     """
     from tcptrace.analysis.connections import connections
-    from tcptrace.analysis.summary import summarise
+    from tcptrace.analysis.question import brief
+    from tcptrace.analysis.summary import GROUPS, summarise
     from tcptrace.output.terminal import console, print_summary
     from tcptrace.trace.reader import read
 
     contents = read(trace)
     table = connections(contents)
-    summary = summarise(contents, table)
+    turns = brief(contents, table, GROUPS)
+    summary = summarise(contents, table, turns)
     if as_json:
         print_json(summary)
     else:
-        print_summary(console(sys.stdout), summary, table)
+        print_summary(console(sys.stdout), summary, table, turns)
     return exit_code(contents)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
+from tcptrace.analysis.question import Brief
 from tcptrace.output.blocks import print_line, print_rows, print_title
 from tcptrace.output.escape import visible
 from tcptrace.output.listing import (
@@ -20,6 +21,7 @@ from tcptrace.output.listing import (
     plain_cells,
     repeated_syn_cells,
 )
+from tcptrace.output.terminal_budget import print_brief
 from tcptrace.units import UNKNOWN, format_count, format_duration, format_size, plural
 
 SLOWEST = 10
@@ -107,8 +109,8 @@ def print_info(out: Console, info: Mapping[str, Any]) -> None:
         _pairs(out, {_words(nic.get("name")): _offloads(nic) for nic in nics})
 
 
-def print_summary(out: Console, summary: Mapping[str, Any], connections: pa.Table) -> None:
-    """summary: what analysis.summary.summarise() gives for these connections."""
+def print_summary(out: Console, summary: Mapping[str, Any], connections: pa.Table, turns: Brief) -> None:
+    """summary: what analysis.summary.summarise() gives for these connections; turns: of their exchanges."""
     _health(out, summary["trace"])
     facts = summary["connections"]
     print_title(out, f"Connections: {plural(facts['rows'], 'row')}, one per end")
@@ -126,6 +128,7 @@ def print_summary(out: Console, summary: Mapping[str, Any], connections: pa.Tabl
     print_title(out, "How they ended")
     _bars(out, facts["by_close_reason"], facts["rows"])
 
+    print_brief(out, turns)
     print_rows(
         out,
         "Handshakes",
@@ -182,12 +185,16 @@ def _health(out: Console, info: Mapping[str, Any]) -> None:
 
 
 def _exchanges(out: Console, exchanges: Mapping[str, Any]) -> None:
-    rows, summed = exchanges["rows"], exchanges["summed"]
-    if not rows + summed:
+    rows, summed, missing = exchanges["rows"], exchanges["summed"], exchanges["missing"]
+    if exchanges["sampling"] is None:
         return
-    more = f"; {format_count(summed)} more in sums alone, as they came too fast" if summed else ""
-    share = f" (sampled: {100 * exchanges['sampling']:.3g} %)" if summed else ""
-    print_line(out, f"  {plural(rows, 'exchange')} with a record each{more}{share}")
+    parts = [f"{plural(rows, 'exchange')} with a record each"]
+    if summed:
+        parts.append(f"{format_count(summed)} more in sums alone, as they came too fast")
+    if missing:
+        parts.append(f"{format_count(missing)} more missing")
+    share = f" ({100 * exchanges['sampling']:.3g} % have one)" if len(parts) > 1 else ""
+    print_line(out, f"  {'; '.join(parts)}{share}")
 
 
 def _retransmissions(out: Console, summary: Mapping[str, Any]) -> None:

@@ -1,44 +1,33 @@
-"""Budgets in a terminal: an overview of the groups, the stages of some, the steps from floor to measured, and
-what would help.
-
-Values marked ~ are estimated, at least in part.
+"""Budgets in a terminal: an overview of the groups, and the stages of some. Values marked ~ are estimated, at
+least in part.
 """
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from tcptrace.analysis.advice import Change
 from tcptrace.analysis.budget import AT, Budget, Group, around
-from tcptrace.analysis.floor import Floor, reach_mm
-from tcptrace.analysis.gap import FLOOR, ROUTE, SETUP, Gap, Step, estimated
+from tcptrace.analysis.floor import Floor
+from tcptrace.analysis.gap import estimated
 from tcptrace.analysis.groups import Key, label
-from tcptrace.analysis.question import Answer
+from tcptrace.analysis.question import SIDES, Answer, Brief
 from tcptrace.analysis.stages import GROUPS, NOT_AT, UNATTRIBUTED
 from tcptrace.analysis.streams import HELD, Stream
-from tcptrace.output.blocks import print_line, print_rows, print_title
-from tcptrace.output.colours import TERMINAL
+from tcptrace.output.blocks import marked, print_line, print_rows, print_title, print_wrapped
 from tcptrace.output.escape import visible
 from tcptrace.output.listing import instant_text
 from tcptrace.output.report_text import share
 from tcptrace.output.stage_words import stage_name
-from tcptrace.units import UNKNOWN, format_count, format_distance, format_duration, format_size, plural
+from tcptrace.output.terminal_gap import STAGE_COLOURS, print_changes, print_floor, print_steps
+from tcptrace.units import UNKNOWN, format_count, format_duration, format_size, plural
 
 DETAILED = 3  # groups whose stages are shown
-CHANGES = 8
-_BAR = 36
-_NAME = 17  # as wide as the longest name of a stage or step
+BRIEF = 5  # groups of each side in a summary
+_NAME = 17  # as wide as the longest name of a stage
 _CELL = 8
 
-_NAMES = {FLOOR: "floor", ROUTE: "route excess", SETUP: "connection set-up"}
-_COLOURS = {stage: TERMINAL[group] for group, stages in GROUPS.items() for stage in stages} | {
-    FLOOR: TERMINAL["network"],
-    ROUTE: TERMINAL["network"],
-    SETUP: TERMINAL["transfer"],
-}
 _TITLES = {"mean": "mean", "p50": "near p50", "p90": "near p90", "p99": "near p99", "max": "slowest"}
 
 
@@ -54,12 +43,45 @@ def print_budget(
 ) -> None:
     """totals: what analysis.question.totals() gives."""
     if floor is not None:
-        _floor(out, floor)
+        print_floor(out, floor)
     for answer in answers:
         _answer(out, answer, totals, by, asked=floor is not None or target_ns is not None)
     if not answers:
         print_line(out, "No complete exchange was seen: no turn of a request and its answer.")
     _streams(out, streams)
+
+
+def print_brief(out: Console, turns: Brief) -> None:
+    """Exchanges in a summary: how long they took, and where the time of the groups with most of it went."""
+    if turns.untimed is not None:
+        print_title(out, "Exchanges")
+        print_line(out, f"  not timed: the trace {visible(turns.untimed)}")
+        return
+    sides = [side for side in SIDES if turns.totals["by_side"][side]]
+    print_rows(
+        out,
+        "Exchanges: a request and its answer",
+        ("", "seen", "with a row", "p50", "p90", "p99", "max"),
+        (
+            (
+                f"{side} side",
+                format_count(turns.totals["by_side"][side]),
+                format_count(turns.totals[side]["n"]),
+                *(format_duration(turns.totals[side][at]) for at in ("p50_ns", "p90_ns", "p99_ns", "max_ns")),
+            )
+            for side in sides
+        ),
+        right=range(1, 7),
+    )
+    for side in sides:
+        shown = [group for group in turns.groups if group.side == side][:BRIEF]
+        if shown:
+            print_overview(out, f"Where their time went on average, {side} side", shown, "remote")
+    if not sides:
+        print_title(out, "Exchanges")
+        print_line(out, "  none was seen complete: no turn of a request and its answer")
+    else:
+        print_line(out, "  `tcptrace budget` takes them apart and says what would help", "dim")
 
 
 def group_text(key: Key) -> str:
@@ -71,7 +93,7 @@ def group_text(key: Key) -> str:
     return visible(", ".join(words)) or "all"
 
 
-def print_overview(out: Console, title: str, groups: Sequence[Group], of: int, name: str = "") -> None:
+def print_overview(out: Console, title: str, groups: Sequence[Group], name: str) -> None:
     """A line for each group: the means of what people ask for first, the rest in one column."""
     rows = []
     for group in groups:
@@ -84,16 +106,14 @@ def print_overview(out: Console, title: str, groups: Sequence[Group], of: int, n
                 format_count(group.exchanges),
                 format_duration(group.mean.total_ns),
                 format_duration(parts["kernel"]),
-                _marked(parts["nagle"], "nagle_ns" in marks),
-                _marked(parts["network"], "network_ns" in marks),
+                marked(parts["nagle"], "nagle_ns" in marks),
+                marked(parts["network"], "network_ns" in marks),
                 format_duration(rest),
                 format_duration(p99.value_ns if p99 else None),
             )
         )
     titles = (name.upper(), "N", "MEAN", "KERNEL", "NAGLE", "NETWORK", "REST", "P99")
     print_rows(out, title, titles, rows, right=range(1, len(titles)))
-    if of > len(groups):
-        print_line(out, f"  and {plural(of - len(groups), 'more group')}: --limit {of} shows all", "dim")
 
 
 def _answer(out: Console, answer: Answer, totals: Mapping[str, Any], by: Sequence[str], asked: bool) -> None:
@@ -108,17 +128,20 @@ def _answer(out: Console, answer: Answer, totals: Mapping[str, Any], by: Sequenc
             "percentiles are of these, means of all",
         )
     if answer.of > 1:
-        print_overview(out, "", answer.groups, answer.of, " × ".join(by))
+        print_overview(out, "", answer.groups, " × ".join(by))
+        if answer.of > len(answer.groups):
+            more = plural(answer.of - len(answer.groups), "more group")
+            print_line(out, f"  and {more}: --limit {answer.of} shows all", "dim")
     whole_only = answer.of == 1 or "time" in by
     if asked:
         for gap in [answer.gap] if whole_only else answer.gaps[:DETAILED]:
-            _steps(out, gap, group_text(answer.groups[0].key if answer.of == 1 else gap.key))
+            print_steps(out, gap, group_text(answer.groups[0].key if answer.of == 1 else gap.key))
     else:
         shown = [whole] if whole_only else answer.groups[:DETAILED]
         for group in shown:
             _stages(out, group_text(answer.groups[0].key if answer.of == 1 else group.key), group)
         _legend(out, shown)
-    _changes(out, answer)
+    print_changes(out, answer)
     out.print()
 
 
@@ -148,10 +171,10 @@ def _stages(out: Console, name: str, group: Group) -> None:
             if not any(values) and stage != UNATTRIBUTED:
                 continue
             cells = [
-                _marked(ns, stage in _guessed(budget)) for ns, budget in zip(values, budgets, strict=True)
+                marked(ns, stage in _guessed(budget)) for ns, budget in zip(values, budgets, strict=True)
             ]
             part = UNKNOWN if values[0] is None else share(values[0], mean.total_ns)
-            line(stage_name(stage), cells, part, _COLOURS[stage])
+            line(stage_name(stage), cells, part, STAGE_COLOURS[stage])
 
 
 def _legend(out: Console, groups: Sequence[Group]) -> None:
@@ -187,108 +210,7 @@ def _legend(out: Console, groups: Sequence[Group]) -> None:
             f"near {shown[-1]}: the mean of {around(shown[-1])}; percentiles of stages do not add up"
         )
     for note in notes:
-        _wrapped(out, note, "  ", "dim")
-
-
-def _steps(out: Console, gap: Gap, name: str) -> None:
-    """The steps from the floor to what was measured, as a staircase."""
-    marks = _block(out)
-    below, whole = 0, max(gap.measured_ns, 1)
-    start_of = "the floor" if gap.floor else "nothing"
-    out.print()
-    print_title(out, f"  {name}: from {start_of} to what was measured, {plural(gap.exchanges, 'exchange')}")
-    for step in gap.steps:
-        start, end = (round(_BAR * ns / whole) for ns in (below, below + step.ns))
-        below += step.ns
-        text = Text(f"  {_step_name(step):<{_NAME}}  {_marked(step.ns, step.estimated):>9}  ")
-        text.append(f"{share(step.ns, whole):>7}  ", "dim")
-        text.append(" " * min(start, _BAR - 1) + marks * max(1, end - start), _COLOURS[step.name])
-        out.print(text)
-    measured = f"  {'measured':<{_NAME}}  {format_duration(gap.measured_ns):>9}  {'100 %':>7}  {marks * _BAR}"
-    print_line(out, measured, "bold")
-    if gap.measured_ns != gap.mean_ns:
-        print_line(
-            out,
-            f"  {'':<{_NAME}}  {format_duration(gap.mean_ns):>9}  without connection set-up",
-            "dim",
-        )
-    if gap.target_ns is not None:
-        _target(out, gap)
-    if gap.below_floor:
-        _wrapped(
-            out,
-            "the network took less than this floor: the distance or the round trip that was given is wrong, "
-            "or something nearer answers",
-            "  ",
-            "yellow",
-        )
-    if gap.floor and not any(step.name == FLOOR for step in gap.steps):
-        _wrapped(out, "how much of it is the network is not known, so the floor is no step", "  ", "yellow")
-    if gap.unknown:
-        names = [stage_name(stage) for stage in gap.unknown if stage not in NOT_AT[str(gap.key["side"])]]
-        if names:
-            _wrapped(out, f"not observed, so unattributed: {', '.join(names)}", "  ", "dim")
-    if any(step.estimated for step in gap.steps):
-        print_line(out, "  ~ estimated, at least in part", "dim")
-
-
-def _target(out: Console, gap: Gap) -> None:
-    over = gap.over_ns or 0
-    verdict = (
-        f"{format_duration(over)} to save" if over > 0 else f"met, with {format_duration(-over)} to spare"
-    )
-    print_line(
-        out,
-        f"  {'target':<{_NAME}}  {format_duration(gap.target_ns):>9}  {'':>7}  {verdict}",
-        "bold red" if over > 0 else "bold green",
-    )
-    if gap.floor and gap.target_ns is not None and gap.target_ns < gap.floor.round_trip_ns:
-        print_line(out, "  the target is below the floor: nothing reaches it over this distance", "red")
-
-
-def _changes(out: Console, answer: Answer) -> None:
-    """What would help, the largest saving first."""
-    shown = answer.changes[:CHANGES]
-    out.print()
-    print_title(out, "  What a single change would save, per exchange")
-    if not shown:
-        print_line(out, "  no stage has a hundredth of it that a change could save")
-    for change in shown:
-        _change(out, change, answer)
-    if len(answer.changes) > len(shown):
-        print_line(
-            out, f"  and {format_count(len(answer.changes) - len(shown))} smaller ones: --json has all", "dim"
-        )
-
-
-def _change(out: Console, change: Change, answer: Answer) -> None:
-    guessed, most = "~" if change.estimated else "", "at most " if change.at_most else ""
-    words = (
-        f"saves {most}{guessed}{format_duration(change.saving_ns)} of {format_duration(change.measured_ns)}"
-    )
-    met = answer.gap.target_ns is not None and change.measured_ns <= answer.gap.target_ns
-    if change.reaches_target is not None and not met:
-        reach = "reaches" if change.reaches_target else "does not reach"
-        words += f", and alone {'at best ' if change.reaches_target and most else ''}{reach} the target"
-    if change.exchanges < answer.whole.exchanges:
-        words += f"; {guessed}{format_duration(change.whole_ns)} of the mean of all exchanges"
-    _wrapped(out, f"{visible(change.what)}: {visible(change.do)}", "  - ", _COLOURS[change.cause])
-    _wrapped(out, words, "    ")
-    if change.note:
-        _wrapped(out, visible(change.note), "    ", "dim")
-
-
-def _floor(out: Console, floor: Floor) -> None:
-    time = format_duration(floor.round_trip_ns)
-    if floor.distance_mm is None:
-        reach = format_distance(reach_mm(floor.round_trip_ns))
-        words = f"Floor: a round trip of {time}, as given; light in fibre comes {reach} far and back"
-    else:
-        words = (
-            f"Floor: {format_distance(floor.distance_mm)} there and back takes light {time} in fibre "
-            f"(4.9 µs/km each way), {format_duration(floor.vacuum_ns)} in vacuum"
-        )
-    _wrapped(out, words, "")
+        print_wrapped(out, note, "  ", "dim")
 
 
 def _streams(out: Console, streams: Sequence[Stream]) -> None:
@@ -335,28 +257,3 @@ def _value(budget: Budget, stage: str) -> int | None:
 def _guessed(budget: Budget) -> set[str]:
     found = {"network_ns", "peer_ns"} if budget.estimated else set()
     return found | ({"nagle_ns", "cork_ns"} if budget.hold_ambiguous else set())
-
-
-def _marked(ns: int | None, guessed: bool) -> str:
-    return f"{'~' if guessed and ns else ''}{format_duration(ns)}"
-
-
-def _step_name(step: Step) -> str:
-    return _NAMES.get(step.name) or stage_name(step.name)
-
-
-def _wrapped(out: Console, text: str, first: str, style: str = "") -> None:
-    """Prose: folded at words in a terminal; one line in a file, where it is searched for."""
-    lines = [text]
-    if out.is_terminal:
-        lines = textwrap.wrap(text, max(40, out.width - len(first)), break_on_hyphens=False) or [""]
-    for number, line in enumerate(lines):
-        print_line(out, (first if number == 0 else " " * len(first)) + line, style)
-
-
-def _block(out: Console) -> str:
-    try:
-        "█".encode(out.encoding)
-    except (UnicodeError, LookupError):
-        return "#"
-    return "█"

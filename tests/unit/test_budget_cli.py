@@ -347,3 +347,49 @@ def test_help_imports_nothing_heavy_and_the_command_no_pandas(orders: Path) -> N
             timeout=60,
         )
         assert not {name.split(".")[0] for name in done.stderr.split()} & heavy
+
+
+# ---- the budget in a summary ----
+
+
+def test_a_summary_has_the_budgets_by_remote(orders: Path) -> None:
+    done = tcptrace("summary", "--json", orders)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["exchanges"] == {
+        "rows": 20,
+        "summed": 0,
+        "sampling": 1.0,
+        "by_side": {"client": 20, "server": 0},
+        "client": {
+            "n": 20,
+            "p50_ns": 43_272_000,
+            "p90_ns": 43_272_000,
+            "p99_ns": None,
+            "max_ns": 43_272_000,
+        },
+        "server": {"n": 0, **dict.fromkeys(("p50_ns", "p90_ns", "p99_ns", "max_ns"))},
+    }
+    (group,) = found["budget"]
+    (same,) = asked(orders)["budget"]
+    assert group == {name: value for name, value in same.items() if name != "gap"}
+    out = tcptrace("summary", orders).stdout
+    assert re.search(r"^  client side +20 +20 +43\.3 ms +43\.3 ms +– +43\.3 ms$", out, re.MULTILINE)
+    assert "Where their time went on average, client side" in out and "server side" not in out
+    assert re.search(r"^  10\.0\.0\.2:5000 +20 +43\.3 ms +30\.0 µs +41\.2 ms +~1\.30 ms", out, re.MULTILINE)
+    assert "`tcptrace budget` takes them apart" in out
+
+
+def test_a_summary_of_a_recording_without_a_budget_has_nulls_and_says_why(tmp_path: Path) -> None:
+    trace = synthetic.write_trace(tmp_path / "l.tct", synthetic.connections(5))
+    found = json.loads(tcptrace("summary", "--json", trace).stdout)
+    assert found["budget"] == []
+    assert found["exchanges"]["rows"] is None and found["exchanges"]["client"]["n"] is None
+    out = tcptrace("summary", trace).stdout
+    assert "not timed: the trace was recorded with --mode lifecycle" in out
+
+
+def test_a_summary_without_a_complete_exchange_says_so(tmp_path: Path) -> None:
+    trace = write(tmp_path / "t.tct", [end(1, exchanges=0, pipelined=0)], [])
+    assert "none was seen complete" in tcptrace("summary", trace).stdout
+    assert json.loads(tcptrace("summary", "--json", trace).stdout)["exchanges"]["rows"] == 0

@@ -42,7 +42,10 @@ def handshakes(role: Role, *times: int) -> list[np.ndarray]:
 
 def test_the_keys_are_those_of_the_interface(tmp_path: Path) -> None:
     made = summary(tmp_path, conn())
-    assert list(made) == ["tcptrace", "trace", "lost", "connections", "handshake", "retransmits", "events"]
+    assert list(made) == [
+        *("tcptrace", "trace", "lost", "connections", "handshake", "retransmits"),
+        *("exchanges", "budget", "events"),
+    ]
     assert made["tcptrace"] == __version__
     assert list(made["connections"])[:3] == ["rows", "by_role", "by_close_reason"]
     for role in ("active", "passive"):
