@@ -28,6 +28,8 @@ _GROUPS = 50  # those with most time
 # Whom a change is for: a client's connections by where they go, a server's by where they arrive.
 BY = {"client": ("remote", "program"), "server": ("port", "program")}
 
+# Stages of a server that are over when its first read returns.
+_FIRST_READ = ("kernel_rx_ns", "wakeup_ns", "app_late_ns")
 _LOSS, _PEER, _NETWORK = "loss_recovery_ns", "peer_ns", "network_ns"
 
 
@@ -150,8 +152,9 @@ def _other_end(everything: Pieces, connections: pa.Table, whole: Gap) -> Iterato
     """The server's stages of those of a client's exchanges that are joined with its row.
 
     In each exchange no more than the client saw of the other end: its answer's first byte (peer) and the
-    rest of it (transfer). Which of the client's groups they are of is not told apart: a server's change is
-    measured against all of them.
+    rest of it (transfer). What comes before the request's last byte is no time at the other end, although it
+    is in the server's total: reading the rest of the request, and its first read when there are more. Which
+    of the client's groups they are of is not told apart: a server's change is measured against all of them.
     """
     clients, place = _joined(everything.table.slice(0, everything.rows))
     if not len(clients):
@@ -169,9 +172,12 @@ def _other_end(everything: Pieces, connections: pa.Table, whole: Gap) -> Iterato
         here = grouping.codes == one.number
         within = servers.of(here)
         facts, unsure = _facts(within, connections, one.key), estimated(one)
+        single = plain(within.table, "reads") <= 1
         for stage in STAGES:
-            if stage not in NOT_AT["server"]:
+            if stage not in NOT_AT["server"] and stage != "transfer_ns":
                 ns = np.minimum(plain(within.table, stage), limit[here])
+                if stage in _FIRST_READ:
+                    ns = np.where(single, ns, 0)
                 each = share(int(ns.sum()), one.exchanges)
                 yield _Found(stage, each, each, whole.measured_ns, one.exchanges, stage in unsure, facts)
 

@@ -226,6 +226,18 @@ def test_a_server_can_save_a_client_no_more_than_the_client_waited_for_it() -> N
     assert found["app_ns"].saving_ns == 4 * MS
 
 
+def test_what_a_server_does_before_it_has_the_request_is_no_time_that_the_client_waits_for_it() -> None:
+    early = {"wakeup_ns": 2 * MS, "transfer_ns": 5 * MS}
+    table = rows(
+        joined(peer_ns=9 * MS, peer_seq=0),
+        joined(peer_ns=9 * MS, peer_seq=1, seq=1),
+        server(app_ns=MS, reads=2, **early),
+        server(app_ns=MS, reads=1, seq=1, **early),
+    )
+    found = {change.cause: change for change in asked(table)[0].changes}
+    assert {cause: change.saving_ns for cause, change in found.items()} == {"app_ns": MS, "wakeup_ns": MS}
+
+
 @pytest.mark.parametrize("peer", [(2, 5), (99, 0), (0, 0)])
 def test_a_row_whose_other_end_is_not_in_the_table_is_joined_with_nothing(peer: tuple[int, int]) -> None:
     one = joined(peer_ns=MS, peer_seq=peer[1]) | {"peer_connection_id": peer[0]}
