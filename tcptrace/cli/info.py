@@ -30,8 +30,9 @@ def command(trace: Path, as_json: bool) -> int:
       duration_ns             monotonic; a lower bound unless clean_end
       records                 connections, events and sightings (starts) in the file;
                               a connection that stays open is recorded several times
-      exchanges               rows (with a record each), summed (in sums alone, when they
-                              come too fast), sampling (rows' share of both)
+      exchanges               rows (with a record each), summed (in sums alone, as they came
+                              too fast), missing (lost, or cut off; null when unknown),
+                              sampling (rows of all of them)
       lost                    total and count per cause; total null when unknown
       header, trailer         as written by `tcptrace record`; trailer null when missing
 
