@@ -14,7 +14,7 @@ import pytest
 
 from tcptrace.acquire import libbpf, loader, preflight, providers
 from tcptrace.acquire.preflight import Check, missing_capabilities, require_privileges
-from tcptrace.acquire.providers import LIFECYCLE, Hook
+from tcptrace.acquire.providers import ARRIVALS, BUDGET, LIFECYCLE, RUN_DELAY, Hook
 from tcptrace.errors import EXIT_HOST, EXIT_OK, HostError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -243,9 +243,10 @@ def test_fallbacks_are_told(host: Host) -> None:
 
 
 def test_every_fact_says_what_is_lost_without_it() -> None:
-    assert len({fact.name for fact in LIFECYCLE}) == len(LIFECYCLE)
-    assert all(fact.consequence for fact in LIFECYCLE)
-    assert [fact.name for fact in LIFECYCLE if fact.required] == ["state transition", "end of the socket"]
+    facts = (*LIFECYCLE, *BUDGET)
+    assert len({fact.name for fact in facts}) == len(facts)
+    assert all(fact.consequence for fact in facts)
+    assert [fact.name for fact in facts if fact.required] == ["state transition", "end of the socket"]
     assert {fact.tracepoint for fact in providers.LIFECYCLE if fact.program == "walk"} == {None}
 
 
@@ -310,7 +311,8 @@ def check_schema(found: dict[str, Any], ready: bool) -> None:
             assert check["consequence"]
     assert all(set(hook) == {"fact", "provider", "exact", "reason"} for hook in found["hooks"])
     if ready:
-        assert [hook["fact"] for hook in found["hooks"]] == [fact.name for fact in LIFECYCLE]
+        names = [*(fact.name for fact in (*LIFECYCLE, *BUDGET)), ARRIVALS, RUN_DELAY]
+        assert [hook["fact"] for hook in found["hooks"]] == names
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root")
