@@ -158,13 +158,16 @@ static __always_inline void tt_fill_agreed(struct tcp_sock *tp, struct tt_socket
 {
 	__u32 acked = TT_READ(tp, bytes_acked), una = TT_READ(tp, snd_una);
 
-	/* bytes_acked counts the SYN of an active end; a passive end begins after it */
+	/* bytes_acked counts the SYN of an active end; a passive end begins after it. Where the role is not
+	 * known, this is the number or one more: good enough to find the other end by (analysis/pairs.py) */
 	r->snd_isn = -1;
 	if (s->role == TT_ROLE_ACTIVE &&
 	    TT_READ(tp, segs_out)) /* 0: no free port, no SYN, no number */
 		r->snd_isn = (__u32)(una - acked);
 	else if (s->role == TT_ROLE_PASSIVE)
 		r->snd_isn = (__u32)(una - acked - 1);
+	else if (s->role == TT_ROLE_UNKNOWN && !s->restored)
+		r->snd_isn = (__u32)(una - acked);
 	if (!s->established) {
 		r->rcv_isn = -1;
 		r->mss = -1;

@@ -116,7 +116,7 @@ struct tt_connection {
 	__s64 closing_ns;
 	__s64 close_wait_ns;
 	__s64 last_ack_ns;
-	__s64 snd_isn;
+	__s64 snd_isn; /* or one more, where the role is unknown */
 	__s64 rcv_isn;
 	__s64 bytes_sent;
 	__s64 bytes_received;

@@ -64,6 +64,7 @@ def connections(trace: Trace) -> pa.Table:
     unsure = skipped & ~_walked(trace, plain(raw, "netns"))
     broken = (flags & Flag.STATES_BROKEN) != 0
     unsure |= ~first_missed & broken & (columns["role"].values == Role.UNKNOWN)
+    columns["snd_isn"].forget(columns["role"].values == Role.UNKNOWN)  # it may be one more
     for name in ("started_ns", "handshake_ns", *STATE_TIMES):
         columns[name].forget(skipped)
     columns["role"].values[skipped] = Role.UNKNOWN

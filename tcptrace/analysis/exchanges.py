@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from tcptrace.analysis.columns import Ints, Nullable, at, names, plain, positions
-from tcptrace.analysis.pairs import TOLERANCE_NS, other_ends, other_turns
+from tcptrace.analysis.pairs import TOLERANCE_NS, other_ends, other_turns, rough_isns
 from tcptrace.analysis.rtt import RoundTrips, clean_samples, round_trips
 from tcptrace.analysis.schema import EXCHANGES, SUMS
 from tcptrace.analysis.stages import STAGES, UNATTRIBUTED
@@ -39,7 +39,8 @@ def exchanges(trace: Trace, connections: pa.Table) -> pa.Table:
     connections: the table of analysis.connections for this trace.
     """
     turns = raw_turns(trace, Kind.EXCHANGE).ordered()
-    return turn_rows(turns, connections, clean_samples(trace, connections), other_ends(connections))
+    ends = other_ends(connections, rough_isns(trace, connections))
+    return turn_rows(turns, connections, clean_samples(trace, connections), ends)
 
 
 def sums(trace: Trace, connections: pa.Table) -> pa.Table:

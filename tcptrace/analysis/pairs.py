@@ -11,9 +11,19 @@ after 4 GiB of requests, so the turns must also have happened at the same time.
 import numpy as np
 import pyarrow as pa
 
-from tcptrace.analysis.columns import Ints, Mask, Nullable, dictionary_codes, nullable, numbered
+from tcptrace.analysis.columns import (
+    Ints,
+    Mask,
+    Nullable,
+    dictionary_codes,
+    nullable,
+    numbered,
+    plain,
+    positions,
+)
 from tcptrace.analysis.turns import Turns
-from tcptrace.trace.wire import Side
+from tcptrace.trace.reader import Trace
+from tcptrace.trace.wire import Role, Side
 
 # 4 GiB take a third of a second at 100 Gbit/s; clocks and stamps of one host differ by far less.
 TOLERANCE_NS = 10_000_000
@@ -23,34 +33,40 @@ _SEQUENCES = 1 << 32
 _MOST_CANDIDATES = 16
 
 
-def other_ends(connections: pa.Table, clock: Ints | None = None) -> Ints:
+def other_ends(connections: pa.Table, rough: Nullable, clock: Ints | None = None) -> Ints:
     """Per row of a table of connections the row of its other end, -1 where none is known. Namespaces may
     differ.
 
-    Ends of which a sequence number is not known are paired by addresses, ports and time, if no other pair is
-    possible; their times must be of the same clock. clock: the number of each row's, None for one of all.
+    rough: rough_isns() of the connections. Ends of which a sequence number is not known are paired by
+    addresses, ports and time, if no other pair is possible; their times must be of the same clock. clock: the
+    number of each row's, None for one of all.
     """
     local, remote = _endpoints(connections)
     sent, received = (nullable(connections, name) for name in ("snd_isn", "rcv_isn"))
     for isn in (sent, received):
         isn.forget((isn.values < 0) | (isn.values >= _SEQUENCES))
-    whole = np.flatnonzero(sent.known & received.known)
+    possible = (rough.values >= 0) & (rough.values < _SEQUENCES)
+    rough = Nullable(rough.values, rough.known & possible & ~sent.known)
+    # Where the own number is one of two, the row stands here twice.
+    row = np.flatnonzero(received.known & (sent.known | rough.known))
+    again = row[rough.known[row]]
+    own = np.concatenate([np.where(sent.known, sent.values, rough.values)[row], rough.values[again] - 1])
+    row = np.concatenate([row, again])
+    own %= _SEQUENCES
     here, there = _numbers(
-        [column[whole] for column in (local, remote, sent.values, received.values)],
-        [column[whole] for column in (remote, local, received.values, sent.values)],
+        [local[row], remote[row], own, received.values[row]],
+        [remote[row], local[row], received.values[row], own],
     )
-    found = np.full(connections.num_rows, -1)
-    match = _only_match(here, there)
-    found[whole] = np.where(match >= 0, whole[match], -1)
+    found = _only_match(here, there, row, connections.num_rows)
 
     alone = np.flatnonzero(found < 0)
     clocks = np.zeros(len(alone), np.int64) if clock is None else clock[alone]
     here, there = _numbers([local[alone], remote[alone], clocks], [remote[alone], local[alone], clocks])
     one, two = _candidates(here, there)
     first, second = alone[one], alone[two]
-    possible = ~(_contradict(sent, received, first, second) | _contradict(sent, received, second, first))
-    possible &= _overlap(connections, first, second)
-    match = _mutual(one[possible], two[possible], len(alone))
+    fits = ~(_contradict(sent, received, first, second) | _contradict(sent, received, second, first))
+    fits &= _overlap(connections, first, second)
+    match = _mutual(one[fits], two[fits], len(alone))
     found[alone] = np.where(match >= 0, alone[match], -1)
     return found
 
@@ -111,16 +127,16 @@ def _numbers(*keys: list[Ints]) -> list[Ints]:
     return np.split(number, np.cumsum([len(columns[0]) for columns in keys])[:-1])
 
 
-def _only_match(here: Ints, there: Ints) -> Ints:
-    """Per entry the only other one whose `here` is its `there`; -1 when there is none, or its own is not
-    unique."""
+def _only_match(here: Ints, there: Ints, row: Ints, rows: int) -> Ints:
+    """Per row the only other one of which an entry's `here` is an entry's `there` of its own; -1 when there
+    is none, or not just one."""
     size = 1 + max(here.max(initial=-1), there.max(initial=-1))
     count = np.bincount(here, minlength=size)
     entry = np.zeros(size, np.int64)
     entry[here] = np.arange(len(here))
-    match = entry[there]
-    only = (count[there] == 1) & (count[here] == 1) & (match != np.arange(len(here)))
-    return np.where(only, match, -1)
+    match = row[entry[there]]
+    only = (count[there] == 1) & (count[here] == 1) & (match != row)
+    return _mutual(row[only], match[only], rows)
 
 
 def _candidates(here: Ints, there: Ints) -> tuple[Ints, Ints]:
@@ -132,6 +148,18 @@ def _candidates(here: Ints, there: Ints) -> tuple[Ints, Ints]:
     within = np.arange(len(one)) - np.repeat(np.cumsum(count) - count, count)
     two = order[first[one] + within]
     return one[one != two], two[one != two]
+
+
+def rough_isns(trace: Trace, connections: pa.Table) -> Nullable:
+    """Per row of the table `connections`, where the end's role was not known: its own initial sequence
+    number, or one more. The kernel counts an active end's SYN among the bytes that were acknowledged."""
+    raw = trace.connections
+    of = positions(plain(connections, "connection_id"), plain(raw, "connection_id"))
+    sent = nullable(raw, "snd_isn")
+    rows = np.flatnonzero(sent.known & (plain(raw, "role") == Role.UNKNOWN) & (of >= 0))
+    found = Nullable(np.zeros(connections.num_rows, np.int64), np.zeros(connections.num_rows, np.bool_))
+    found.values[of[rows]], found.known[of[rows]] = sent.values[rows], True
+    return found
 
 
 def _contradict(sent: Nullable, received: Nullable, one: Ints, two: Ints) -> Mask:

@@ -13,7 +13,7 @@ from synthetic import Records
 from test_connections import address
 
 from tcptrace.trace import wire
-from tcptrace.trace.wire import CloseReason, Family, Initiator, Kind, Role, Side
+from tcptrace.trace.wire import CloseReason, Family, Flag, Initiator, Kind, Role, Side
 
 CLIENT, SERVER = address("192.0.2.1"), address("192.0.2.2")
 FIRST_SERVER_ID = 100_000
@@ -124,3 +124,11 @@ def _turns(n: int, which: np.ndarray, turns: int, size: np.ndarray, side: Side) 
     r["writes"] = r["reads"] = 1
     r["residence_ns"] = r["release_ns"] = -1
     return r
+
+
+def open_before(records: Records) -> None:
+    """Makes the connections ones that were open when the recording began: their role is not known, and their
+    own initial sequence number is, or is one less than, what the record says."""
+    records["snd_isn"] = (records["snd_isn"] + (records["role"] == Role.PASSIVE)) % (1 << 32)
+    records["role"], records["flags"] = Role.UNKNOWN, Flag.FIRST_MISSED | Flag.SEEDED
+    records["started_ns"] = records["handshake_ns"] = records["handshake_exact"] = -1

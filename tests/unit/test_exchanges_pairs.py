@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import synthetic
 from conversations import FIRST_SERVER_ID, Ends, conversations
@@ -15,7 +14,7 @@ from test_connections import AFTER, address, conn
 
 from tcptrace.analysis.connections import connections
 from tcptrace.analysis.exchanges import exchanges
-from tcptrace.analysis.pairs import other_ends
+from tcptrace.analysis.pairs import other_ends, rough_isns
 from tcptrace.trace.reader import read
 from tcptrace.trace.wire import Role, Side
 
@@ -29,14 +28,11 @@ MIRROR = {
 }
 
 
-def table(tmp_path: Path, *records: np.ndarray) -> pa.Table:
-    (tmp_path / "t.tct").unlink(missing_ok=True)
-    return connections(read(synthetic.write_trace(tmp_path / "t.tct", np.concatenate(records))))
-
-
 def pairs(tmp_path: Path, *records: np.ndarray) -> dict[int, int]:
-    made = table(tmp_path, *records)
-    ids, ends = made["connection_id"].to_pylist(), other_ends(made).tolist()
+    (tmp_path / "t.tct").unlink(missing_ok=True)
+    trace = read(synthetic.write_trace(tmp_path / "t.tct", np.concatenate(records)))
+    made = connections(trace)
+    ids, ends = made["connection_id"].to_pylist(), other_ends(made, rough_isns(trace, made)).tolist()
     return {ids[row]: ids[end] for row, end in enumerate(ends) if end >= 0}
 
 
@@ -102,6 +98,30 @@ def test_without_a_sequence_number_time_must_agree(
 ) -> None:
     got = pairs(tmp_path, conn(1, snd_isn=5, rcv_isn=9), conn(2, **MIRROR | server))
     assert got == ({1: 2, 2: 1} if want else {})
+
+
+LATE = {"started_ns": AFTER + 9 * S, "ended_ns": AFTER + 10 * S}
+
+
+@pytest.mark.parametrize(("own", "want"), [(9, True), (10, True), (11, False), (8, False), (-1, False)])
+@pytest.mark.parametrize("client", [{"snd_isn": 5}, {"snd_isn": 5, "role": Role.UNKNOWN}])
+def test_an_end_of_unknown_role_may_count_one_more(
+    tmp_path: Path, client: dict[str, Any], own: int, want: bool
+) -> None:
+    server = MIRROR | {"snd_isn": own, "rcv_isn": 5, "role": Role.UNKNOWN} | LATE
+    got = pairs(tmp_path, conn(1, rcv_isn=9, **client), conn(2, **server))
+    assert got == ({1: 2, 2: 1} if want else {})
+
+
+def test_an_end_that_may_count_one_more_and_fits_two_is_neithers(tmp_path: Path) -> None:
+    rough = {"snd_isn": 10, "rcv_isn": 5, "role": Role.UNKNOWN}
+    ours = [conn(1, snd_isn=5, rcv_isn=9), conn(3, snd_isn=5, rcv_isn=10)]
+    assert pairs(tmp_path, *ours, conn(2, **MIRROR | rough | LATE)) == {}
+
+
+def test_a_number_that_may_be_one_more_is_no_initial_sequence_number(tmp_path: Path) -> None:
+    trace = read(synthetic.write_trace(tmp_path / "t.tct", conn(1, snd_isn=5, role=Role.UNKNOWN)))
+    assert connections(trace)["snd_isn"].to_pylist() == [None]
 
 
 def test_without_a_sequence_number_two_at_the_same_time_are_neither(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import synthetic
-from conversations import FIRST_SERVER_ID, Ends, conversations
+from conversations import FIRST_SERVER_ID, Ends, conversations, open_before
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_exchanges import EXTREMES, VALUES, adds_up, base, forged, raw
@@ -209,10 +209,23 @@ def test_empty_recordings(tmp_path: Path) -> None:
         assert joined.exchanges.num_rows in (0, 2)
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("which", ["client", "server", "both"])
+def test_connections_that_were_open_before_are_joined(tmp_path: Path, which: str) -> None:
+    ends = conversations(ports=1)
+    for name in ("client", "server") if which == "both" else (which,):
+        open_before(getattr(ends, f"{name}_connections"))
+    joined = join(both(tmp_path, ends, 5 * S))
+    assert checked(ends, joined) == len(ends.clients)
+    assert (joined.pairs, joined.unmatched, joined.without_isn) == (20, 0, 0)
+    _, clock = joined.clocks
+    assert clock.ahead_ns == pytest.approx(5 * S, rel=0, abs=clock.uncertainty_ns)
+
+
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 1 << 20),
     ports=st.integers(1, 3),
+    before=st.sets(st.sampled_from(["client", "server"])),
     ahead_ns=st.integers(-(10**13), 10**13),
     kept=st.floats(0.2, 1.0),
     drift=st.floats(-2e-4, 2e-4),
@@ -222,6 +235,7 @@ def test_joins_are_never_wrong(
     tmp_path_factory: pytest.TempPathFactory,
     seed: int,
     ports: int,
+    before: set[str],
     ahead_ns: int,
     kept: float,
     drift: float,
@@ -230,6 +244,8 @@ def test_joins_are_never_wrong(
     random = np.random.default_rng(seed)
     sizes = {"ports": ports, "drift": drift, "rtt_ns": rtt_ns}
     ends: Any = conversations(int(random.integers(1, 12)), int(random.integers(1, 12)), seed, **sizes)
+    for name in before:
+        open_before(getattr(ends, f"{name}_connections"))
     directory = tmp_path_factory.mktemp("join")
     keep = random.random((2, len(ends.clients))) < kept
     traces = [
@@ -239,17 +255,21 @@ def test_joins_are_never_wrong(
     assert checked(ends, join(traces)) == (keep[0] & keep[1]).sum()
 
 
-def test_laps_of_4_gib_are_told_apart_across_hosts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("before", "found"), [(False, 2), (True, 0)])
+def test_laps_of_4_gib_are_told_apart_across_hosts(tmp_path: Path, before: bool, found: int) -> None:
+    """By the time since the handshake; without one, rather no pair than a wrong one."""
     ends = conversations(connections=1, turns=6)
     for turns in (ends.clients, ends.servers):
         turns["request_end"] = 77
         turns["started_ns"] += np.arange(6) * S // 2
+    if before:
+        open_before(ends.client_connections)
     lost = [0, 2, 3, 5], [1, 2, 4, 5]
     traces = [
         written(tmp_path / "c.tct", ends.client_connections, ends.clients[lost[0]]),
         written(tmp_path / "s.tct", ends.server_connections, ends.servers[lost[1]], 5 * S),
     ]
-    assert checked(ends, join(traces)) == 2
+    assert checked(ends, join(traces)) == found
 
 
 CONNECTION_COLUMNS = column_names(wire.CONNECTION)
