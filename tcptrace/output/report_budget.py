@@ -191,7 +191,7 @@ def _advice(own: Pieces, here: Pieces, connections: pa.Table, whole: Group) -> l
             _with_code(_MARK.sub("≈ ", f"{change.what[:1].upper()}{change.what[1:]}", count=1)),
             _with_code(change.do),
             _with_code(change.note.rstrip(".")),
-            f"saves {'at most ' if change.at_most else ''}{'≈ ' if change.estimated else ''}"
+            f"Saves {'at most ' if change.at_most else ''}{'≈ ' if change.estimated else ''}"
             f"{format_duration(change.whole_ns)} of the {whole.side} end's mean",
         )
         for change in changes(own, connections, gap(whole, made))
