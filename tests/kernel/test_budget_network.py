@@ -21,7 +21,7 @@ from tcptrace.lab.link import Link
 from tcptrace.lab.namespaces import SIDE_B, Namespace
 from turns import MS, US, Carried, Turn, carried, take_turn, without_jitter
 
-TURNS = 15
+TURNS = 11
 DELAYS_MS = (1, 10, 50)
 THINKS_MS = (0, 5, 50)
 CASES = [(delay, think) for think in THINKS_MS for delay in DELAYS_MS]
