@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from asking import Answering, Tuning, ask, closed, connected, nodelay
+from asking import Answering, Tuning, ask, closed, connected, nodelay, urgent
 from budget import Budget, column, insist_close, insist_on_shares, read_budget
 from budget_rows import other_holds, total
 from drive import SERVER
@@ -68,7 +68,6 @@ class Played:
             assert {row["side"] for row in rows} == {side}
             assert {(row["request_bytes"], row["response_bytes"]) for row in rows} == {(100, 100)}
             assert {row["hold_ambiguous"] for row in rows} == {False}
-            assert {row["retransmits"] for row in rows} == {0}
         return client, server
 
 
@@ -82,7 +81,7 @@ def play(
 ) -> Played:
     """Take the turns on a connection of their own; both ends are tuned alike."""
     client, server = connected(*spaces, client=tuned, server=tuned)
-    with Answering(server, TURNS, 100, before=before_read, answers=answers):
+    with urgent(), Answering(server, TURNS, 100, before=before_read, answers=answers):
         times = ask(client, TURNS, request, 100)
     port = client.getsockname()[1]
     closed(*spaces, (client, server))
@@ -140,42 +139,76 @@ def test_nothing_is_held(
     assert max(played.times) < STALL_NS, "the scene is not the one that this test is about"
 
 
-def round_trips(log: Log, port: int) -> Times:
-    """By the relay: from each first half's coming from the client to the going of the ACK that covers it."""
-    out = log[(log["direction"] == 0) & (log["source_port"] == port) & (log["payload"] > 0)]
-    back = log[(log["direction"] == 1) & (log["destination_port"] == port)]
-    trips = []
-    for first in out[out["arrived_ns"].argsort()][::2]:
-        covered = (back["acknowledgement"] - (first["sequence"] + np.uint32(first["payload"]))).astype("i4")
-        trips.append(back["left_ns"][covered >= 0].min() - first["arrived_ns"])
-    return np.array(trips)
+@dataclass(frozen=True)
+class Path:
+    """What the relay's log says of the turns of one connection, one value for each."""
+
+    round_trips: Times
+    """From the first half's coming from the client to the going of the ACK that covers it."""
+    wires: Times
+    """From the second half's coming from the client to the answer's going there."""
+
+    @classmethod
+    def of(cls, log: Log, port: int) -> Path:
+        out = log[(log["direction"] == 0) & (log["source_port"] == port)]
+        back = log[(log["direction"] == 1) & (log["destination_port"] == port)]
+        first = out[out["payload"] > 0]["sequence"].min()
+        answer = back[back["payload"] > 0]["sequence"].min()
+        trips, wires = [], []
+        for turn in range(TURNS):
+            half = first + np.uint32(turn * 100)
+            covering = (back["acknowledgement"] - (half + np.uint32(50))).astype("i4") >= 0
+            trips.append(back[covering]["left_ns"].min() - _coming(out, half)["arrived_ns"])
+            wire = _coming(back, answer + np.uint32(turn * 100))["left_ns"]
+            wires.append(wire - _coming(out, half + np.uint32(50))["arrived_ns"])
+        return cls(np.array(trips), np.array(wires))
+
+
+def _coming(packets: Log, sequence: np.uint32) -> np.void:
+    """The first packet with data from this sequence number on."""
+    chosen = packets[(packets["sequence"] == sequence) & (packets["payload"] > 0)]
+    found: np.void = chosen[chosen["arrived_ns"].argmin()]
+    return found
+
+
+def insist_on_nagle_over(path: Path, rows: list[Row], held: Played) -> None:
+    """Nagle's holds are the turns' time less that on the wire, and a round trip and a delayed ACK long."""
+    nagle = column(rows, "nagle_ns")
+    note("nagle_ns", TURNS, float(np.median(path.round_trips)), float(np.median(nagle)), "3 %")
+    insist_close("nagle_ns", nagle, held.times - path.wires, 0.03, 0)
+    insist_close("nagle_ns", nagle, path.round_trips, 0.03, 0)
+    assert sum(other_holds(rows, "nagle_ns").values()) < 0.02 * nagle.sum(), other_holds(rows, "nagle_ns")
 
 
 def test_hold_with_quick_acks_is_a_round_trip_and_no_delayed_ack(linked: MakeLink, record: Record) -> None:
-    link = linked(delay_ns=20 * MS)
+    with urgent():
+        link = linked(delay_ns=20 * MS)
     spaces = link.a, link.b
     recording = record("--port", SERVER)
     held = play(spaces, before_read=acknowledge_at_once)
-    free = play(spaces, tuned=[nodelay])
-    client, server = held.turns(budget := read_budget(recording), spaces)
-    insist_on_nagle(client, held, free)
-    insist_close("nagle_ns", column(client, "nagle_ns"), round_trips(link.log(), held.port), 0.03, 0)
-    assert flags(client) == flags(server) == [False] * TURNS
+    client, server = held.turns(read_budget(recording), spaces)
+    path = Path.of(link.log(), held.port)
+    assert 40 * MS < np.median(path.round_trips) < 50 * MS, path
+    insist_on_nagle_over(path, client, held)
+    at_once = path.round_trips < 40 * MS + STALL_NS  # but for what a busy host may do to the relay
+    assert not any(np.array(flags(client))[at_once]) and not any(flags(server))
     insist_on_shares(client)
-    insist_on_shares(free.turns(budget, spaces)[0])
 
 
 def test_delayed_ack_is_told_from_the_path(linked: MakeLink, record: Record) -> None:
     """Over a path of 20 ms the ACK comes after 60 ms: delayed, though it would not be on a longer path."""
-    link = linked(delay_ns=10 * MS)
+    with urgent():
+        link = linked(delay_ns=10 * MS)
     spaces = link.a, link.b
     recording = record("--port", SERVER)
-    held, free = play(spaces), play(spaces, tuned=[nodelay])
+    held = play(spaces)
     client, server = held.turns(read_budget(recording), spaces)
-    insist_on_nagle(client, held, free)
-    stalled, excess = held.stalled_beside(free)
-    assert np.median(excess) > 20 * MS + STALL_NS, "the scene is not the one that this test is about"
-    assert flags(client) == flags(server) == stalled.tolist()
+    path = Path.of(link.log(), held.port)
+    insist_on_nagle_over(path, client, held)
+    delayed = path.round_trips > 20 * MS + STALL_NS
+    assert delayed.sum() >= TURNS - 3, "the scene is not the one that this test is about"
+    assert flags(client) == flags(server) == delayed.tolist()
+    insist_on_shares(client)
 
 
 def test_answer_that_nagle_holds_is_charged_at_the_server(wired: Wired, record: Record) -> None:

@@ -6,6 +6,7 @@ TCP_INFO. Nagle's algorithm is off, so that no test has two causes.
 
 from __future__ import annotations
 
+import select
 import socket
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from asking import (
     Limits,
     Tuning,
     ask,
+    bounded,
     closed,
     connected,
     cork,
@@ -27,10 +29,11 @@ from asking import (
     retransmits_of,
     send_buffer,
     uncork,
+    urgent,
 )
 from budget import Budget, insist_on_shares, read_budget
 from budget_rows import other_holds, total
-from drive import SERVER
+from drive import LIMIT_SECONDS, SERVER
 from ledger import note
 from recording import Recording, Row
 from scene import MS, MakeLink, Record, Wired
@@ -39,12 +42,27 @@ from tcptrace.lab.namespaces import Namespace
 
 SMALL = 100
 ANSWER = 100
+PARTS = 40_000
 AMPLE = send_buffer(1 << 20)
 ROOMY = receive_buffer(1 << 20)
 
 
 def in_one_write(size: int) -> Tuning:
     return lambda one: one.sendall(bytes(size))
+
+
+def without_blocking(size: int) -> Tuning:
+    """As much as goes, and the rest when the socket is writable again."""
+
+    def write(one: socket.socket) -> None:
+        one.setblocking(False)
+        left = size
+        while left:
+            assert select.select([], [one], [], LIMIT_SECONDS)[1], "never writable"
+            left -= one.send(bytes(left))
+        bounded(one)
+
+    return write
 
 
 def in_writes_of(size: int, count: int) -> Tuning:
@@ -73,7 +91,7 @@ class Connection:
 
     def take(self, turns: int, write: Tuning, *, pause_s: float = 0.0) -> list[int]:
         """More turns. Returns their times."""
-        with Answering(self.server, turns, self.request, pause_s=pause_s):
+        with urgent(), Answering(self.server, turns, self.request, pause_s=pause_s):
             times = ask(self.client, turns, write, ANSWER)
         self.times += times
         self.retransmits = retransmits_of(self.client)
@@ -175,15 +193,21 @@ def test_more_to_come_is_a_cork(wired: Wired, record: Record, released: bool) ->
 
 def test_congestion_window_at_the_start_of_a_long_path(linked: MakeLink, record: Record) -> None:
     """Ten segments, then twenty, then the rest: two round trips more than once the window has grown."""
-    link = linked(delay_ns=25 * MS)
+    with urgent():
+        link = linked(delay_ns=25 * MS)
     recording = record("--port", SERVER)
     size = 80_000
-    connection = Connection((link.a, link.b), size, client=(nodelay, AMPLE), server=(ROOMY,))
-    first, *later = connection.take(4, in_one_write(size))
-    limits = connection.limits()
-    assert not limits.rwnd_ns and not limits.sndbuf_ns, limits
-    (rows,) = finish(recording, connection)
-    insist_on(rows[:1], "cwnd_ns", first - min(later))
+    tuned: dict[str, Sequence[Tuning]] = {"client": (nodelay, AMPLE), "server": (ROOMY,)}
+    connections = [Connection((link.a, link.b), size, **tuned) for _ in range(3)]
+    excess = []
+    for connection in connections:
+        first, *later = connection.take(3, in_one_write(size))
+        limits = connection.limits()
+        assert not limits.rwnd_ns and not limits.sndbuf_ns, limits
+        excess.append(first - min(later))
+    usual = sorted(excess)[1]
+    rows = finish(recording, *connections)[excess.index(usual)]
+    insist_on(rows[:1], "cwnd_ns", usual)
 
 
 def test_pacing(wired: Wired, record: Record) -> None:
@@ -222,7 +246,8 @@ def two_segments_each(space: Namespace) -> None:
 
 def test_receive_window_that_is_small_for_the_path(linked: MakeLink, record: Record) -> None:
     """A window each round trip; the last one is the request's own."""
-    link = linked(delay_ns=25 * MS)
+    with urgent():
+        link = linked(delay_ns=25 * MS)
     start_large(link.a)
     recording = record("--port", SERVER)
     size = 60_000
@@ -244,7 +269,8 @@ def test_send_buffer_that_is_small_for_the_path(linked: MakeLink, record: Record
     (tcp_cwnd_validate() looks for one when it sends; what is sent within the write finds none.) Pacing starts
     after ten segments, so that the first turn is not counted.
     """
-    link = linked(delay_ns=20 * MS)
+    with urgent():
+        link = linked(delay_ns=20 * MS)
     start_large(link.a)
     two_segments_each(link.a)
     recording = record("--port", SERVER)
@@ -260,19 +286,21 @@ def test_send_buffer_that_is_small_for_the_path(linked: MakeLink, record: Record
     insist_on(rows[1:], "sndbuf_ns", truth)
 
 
-def test_send_buffer_by_the_clock(linked: MakeLink, record: Record) -> None:
+@pytest.mark.parametrize("write", [in_one_write(PARTS), without_blocking(PARTS)], ids=["blocking", "polling"])
+def test_send_buffer_by_the_clock(linked: MakeLink, record: Record, write: Tuning) -> None:
     """A request that fits the buffer takes a round trip; another one for each part of it."""
-    link = linked(delay_ns=20 * MS)
+    with urgent():
+        link = linked(delay_ns=20 * MS)
     start_large(link.a)
     two_segments_each(link.a)
     recording = record("--port", SERVER)
-    size = 40_000
-    small = Connection((link.a, link.b), size, client=(nodelay, send_buffer(8192)))
-    large = Connection((link.a, link.b), size, client=(nodelay, AMPLE))
-    small.take(3, in_one_write(size))
-    large.take(3, in_one_write(size))
-    difference = sum(small.times) - sum(large.times)
-    assert difference > sum(large.times), "the scene is not the one that this test is about"
+    turns = 5
+    small = Connection((link.a, link.b), PARTS, client=(nodelay, send_buffer(8192)))
+    large = Connection((link.a, link.b), PARTS, client=(nodelay, AMPLE))
+    small.take(turns, write)
+    large.take(turns, write)
+    usual = sorted(large.times)[turns // 2]
+    assert min(small.times) > 2 * usual, "the scene is not the one that this test is about"
     rows, free = finish(recording, small, large)
-    insist_on(rows, "sndbuf_ns", difference)
+    insist_on(rows, "sndbuf_ns", sum(small.times) - turns * usual)
     assert not any(other_holds(free).values()), other_holds(free)
