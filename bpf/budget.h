@@ -25,7 +25,7 @@ static __always_inline struct tt_socket *tt_followed(struct sock *sk)
 {
 	struct tt_socket *s = tt_state_often(sk);
 
-	return s && !s->done ? s : 0;
+	return s && (!s->done || s->budget.lingers) ? s : 0;
 }
 
 /* The owner shows in its reads and writes. */
@@ -35,15 +35,24 @@ static __always_inline void tt_owner_seen(struct sock *sk, struct tt_socket *s)
 		tt_owner(sk, s);
 }
 
-/* CLOCK_MONOTONIC of a received packet's arrival from the device; 0 when it carries none. */
-static __always_inline __u64 tt_arrival(struct sk_buff *skb)
+/* CLOCK_MONOTONIC of a receive stamp; 0 when there is none. */
+static __always_inline __u64 tt_arrival(__s64 stamp)
 {
 	struct tt_control *c = tt_control();
-	__s64 stamp = TT_READ(skb, tstamp);
 
 	if (!TT_CONFIG(has_arrival) || !c || !c->realtime_offset_ns || !stamp)
 		return 0;
 	return stamp - c->realtime_offset_ns;
+}
+
+/* The arrival of what was queued last, in a state that tcp_probe does not tell of. */
+static __always_inline __u64 tt_arrival_unannounced(struct sock *sk)
+{
+	struct sk_buff *last = TT_READ(sk, sk_receive_queue.prev);
+
+	if (!TT_CONFIG(has_segment) || !last || last == (struct sk_buff *)&sk->sk_receive_queue)
+		return 0;
+	return tt_arrival(TT_PROBE(last, tstamp));
 }
 
 /* A write has entered and has the lock. Fires again for each segment it fills. */
@@ -259,7 +268,7 @@ TT_TRACEPOINT(tcp_probe)
 	struct tcp_skb_cb *cb = (struct tcp_skb_cb *)&skb->cb[0];
 	__u32 end = TT_READ(cb, end_seq), ack = TT_READ(cb, ack_seq);
 	__u32 bytes = end - TT_READ(cb, seq) - (TT_READ(cb, tcp_flags) & 1); /* without the FIN */
-	__u64 arrived = tt_arrival(skb);
+	__u64 arrived = tt_arrival(TT_READ(skb, tstamp));
 
 	if (TT_READ(tp, write_seq) != TT_READ(tp, snd_nxt) || b->in_write || b->blocked ||
 	    tt_chrono(tp) == TCP_CHRONO_SNDBUF_LIMITED)
@@ -306,7 +315,7 @@ TT_TRACEPOINT(sk_data_ready)
 	__u64 now = bpf_ktime_get_ns();
 
 	if (b->phase != TT_PHASE_READING)
-		tt_turn_to_reading(sk, tp, s, b, TT_READ(tp, snd_una), 0);
+		tt_turn_to_reading(sk, tp, s, b, TT_READ(tp, snd_una), tt_arrival_unannounced(sk));
 	if (!b->ready_ns) {
 		b->ready_ns = now;
 		b->awaited = tt_reader_waits(sk);
@@ -359,6 +368,10 @@ TT_TRACEPOINT(tcp_rcv_space_adjust)
 	if (all && b->unread_since_ns) {
 		b->unread_ns += now - b->unread_since_ns;
 		b->unread_since_ns = 0;
+	}
+	if (b->lingers && all) {
+		b->lingers = 0;
+		tt_budget_end(sk, s);
 	}
 	tt_owner_seen(sk, s);
 	return 0;

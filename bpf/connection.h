@@ -214,7 +214,7 @@ static __always_inline void tt_fill_budget(struct tt_socket *s, struct tt_connec
 	r->exchanges = r->pipelined = -1;
 	if (!TT_CONFIG(budget) || b->ready == 2)
 		return;
-	r->exchanges = b->seq;
+	r->exchanges = b->seq + b->lingers;
 	r->pipelined = b->pipelined;
 	if (b->min_sample_ns)
 		r->min_sample_ns = b->min_sample_ns;
@@ -297,7 +297,7 @@ static __always_inline void tt_budget_end(struct sock *sk, struct tt_socket *s)
 {
 	if (!TT_CONFIG(budget))
 		return;
-	tt_turn_end(sk, s);
+	tt_turn_end(sk, s, 1);
 	if (!tt_rest_leave(s))
 		tt_count(TT_LOST_EXCHANGE_RING);
 }

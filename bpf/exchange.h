@@ -104,15 +104,14 @@ static __always_inline void tt_rest_add(struct tt_exchange *rest, struct tt_exch
 			sum[n] = (sum[n] < 0 ? 0 : sum[n]) + stage[n];
 }
 
-/* Is this the one in so many that has a record of its own? */
-static __always_inline int tt_sampled(struct tt_socket *s)
+/* Is this the one in so many that has a record of its own? Both ends choose the same ones. */
+static __always_inline int tt_sampled(__u32 request_end)
 {
 	struct tt_control *c = tt_control();
 
 	if (!c || !c->sampling)
 		return 1;
-	__u64 scattered =
-		(s->connection_id * 0x9e3779b97f4a7c15ULL + s->budget.seq) * 0x9e3779b97f4a7c15ULL;
+	__u64 scattered = request_end * 0x9e3779b97f4a7c15ULL;
 
 	return !((scattered >> 32) & ((1ULL << (c->sampling & 31)) - 1));
 }
@@ -243,7 +242,7 @@ static __always_inline void tt_exchange_over(struct sock *sk, struct tt_socket *
 	}
 	if (!tt_exchange_wanted(sk, s))
 		return;
-	if (tt_sampled(s))
+	if (tt_sampled(side == TT_SIDE_CLIENT ? end : s->budget.read_end))
 		one = tt_reserve_exchange();
 	alone = one != 0;
 	if (!one)

@@ -125,9 +125,16 @@ struct eppoll_entry {
 	struct wait_queue_entry wait;
 };
 
+struct sk_buff;
+
+struct sk_buff_head {
+	struct sk_buff *prev;
+};
+
 struct sock {
 	struct sock_common __sk_common;
 	socket_lock_t sk_lock;
+	struct sk_buff_head sk_receive_queue;
 	struct socket_wq *sk_wq;
 	struct socket *sk_socket;
 	int sk_err;

@@ -94,7 +94,8 @@ struct tt_budget {
 	__u8 read_flags;
 	__u8 awaited;           /* somebody waited for the data when it became ready */
 	__u8 acknowledged_late; /* with a segment without data, and no data has come since */
-	__u8 pad[6];
+	__u8 lingers;           /* the connection is closed, its last answer still to be read */
+	__u8 pad[5];
 };
 
 /* State of one socket between its first sight and its record. Never leaves the kernel. */

@@ -19,7 +19,8 @@ static __always_inline struct tt_budget *tt_budget_of(struct sock *sk, struct tc
 
 	if (b->ready)
 		return b->ready == 1 ? b : 0;
-	if (!s->connection_id)
+	/* before the SYN-ACK nothing is known of the peer's numbers */
+	if (!s->connection_id || TT_READ(sk, __sk_common.skc_state) == TCP_SYN_SENT)
 		return 0;
 	if (tt_kernel_socket(sk)) {
 		b->ready = 2;
@@ -173,8 +174,9 @@ static __always_inline void tt_turn_to_reading(struct sock *sk, struct tcp_sock 
 	b->read_bad = bad;
 }
 
-/* The connection ends, or the recording does: the last turn is over if it is whole. */
-static __always_inline void tt_turn_end(struct sock *sk, struct tt_socket *s)
+/* The connection ends, or the recording does: the last turn is over if it is whole. An answer that a closed
+ * connection has brought may still be read. */
+static __always_inline void tt_turn_end(struct sock *sk, struct tt_socket *s, int closed)
 {
 	struct tt_budget *b = &s->budget;
 	struct tcp_sock *tp = tt_tcp_sock(sk);
@@ -187,6 +189,10 @@ static __always_inline void tt_turn_end(struct sock *sk, struct tt_socket *s)
 			b->pipelined++;
 		else if (b->first_read_ns && !b->unread_since_ns)
 			tt_exchange_over(sk, s, TT_SIDE_CLIENT, b->departed_end);
+		else if (closed && b->unread_since_ns) {
+			b->lingers = 1;
+			return;
+		}
 	} else if (b->phase == TT_PHASE_WRITING && b->read_before &&
 		   (b->turns == TT_TURNS_ANSWERS || b->greeting)) {
 		if (b->write_bad || b->read_bad)

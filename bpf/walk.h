@@ -109,7 +109,7 @@ static __always_inline void tt_walk_one(struct sock *sk, struct tt_control *c)
 		s->visited |= 1 << tt_slot(state);
 	}
 	if (TT_CONFIG(budget) && c->stopping)
-		tt_turn_end(sk, s);
+		tt_turn_end(sk, s, 0);
 	int sent = (!TT_CONFIG(budget) || tt_rest_leave(s)) && tt_emit(sk, s, TT_CLOSE_OPEN, -1);
 
 	if (in_state) {
