@@ -98,11 +98,13 @@ class Table:
         return {pair.text(_KEY): pair.text(_VALUE) for pair in pairs}
 
 
-# Everything before the first vector is always the same size: root offset, the vtables of the four tables
-# (size, size of the table, the offset of each field in it), padding, the tables but for the pairs.
-_MESSAGE_VTABLE, _BATCH_VTABLE, _COMPRESSION_VTABLE, _PAIR_VTABLE = 4, 18, 30, 36
-_MESSAGE, _BATCH, _COMPRESSION, _VECTORS = 48, 72, 96, 108
-_START = struct.Struct("<I 7H 6H 3H 4H 4x iIqIhBx iIqII ib3x 4x")
+# Everything before the first vector is always the same size: root offset; then each table but for the pairs,
+# behind its vtable (its size, the size of the table, the offset of each field in it). Some readers only look
+# for a vtable behind the place where they came from.
+_MESSAGE_VTABLE, _MESSAGE, _BATCH_VTABLE, _BATCH = 4, 24, 48, 64
+_COMPRESSION_VTABLE, _COMPRESSION, _VECTORS = 88, 96, 108
+_START = struct.Struct("<I 7H6x iIqIhBx 6H4x iIqII 3H2x ib3x 4x")
+_PAIR_VTABLE = struct.pack("<4H", 8, 12, 4, 8)  # key, value
 
 
 def batch_metadata(
@@ -124,16 +126,15 @@ def batch_metadata(
     start = _START.pack(
         _MESSAGE,
         *(14, 24, 20, 22, 4, 8, 16),  # version, header type, header, body length, custom metadata
-        *(12, 24, 8, 4, 16, 20 * compressed),  # length, nodes, buffers, compression
-        *(6, 8, 4),  # codec
-        *(8, 12, 4, 8),  # key, value
         *(_MESSAGE - _MESSAGE_VTABLE, _BATCH - (_MESSAGE + 4), body_bytes, pairs_at - (_MESSAGE + 16)),
         *(_VERSION, RECORD_BATCH),
+        *(12, 24, 8, 4, 16, 20 * compressed),  # length, nodes, buffers, compression
         *(_BATCH - _BATCH_VTABLE, nodes_at - (_BATCH + 4), rows),
         *(buffers_at - (_BATCH + 16), _COMPRESSION - (_BATCH + 20)),
+        *(6, 8, 4),  # codec
         *(_COMPRESSION - _COMPRESSION_VTABLE, _ZSTD),
     )
-    made = b"".join((start, _structs(nodes), bytes(4), _structs(buffers), _pairs(pairs, pairs_at)))
+    made = b"".join((start, _structs(nodes), bytes(4), _structs(buffers), _pairs(pairs)))
     return made + bytes(-len(made) % 8)
 
 
@@ -141,13 +142,15 @@ def _structs(items: Sequence[tuple[int, int]]) -> bytes:
     return struct.pack("<I", len(items)) + np.array(items, "<i8").tobytes()
 
 
-def _pairs(pairs: Mapping[str, bytes], position: int) -> bytes:
-    """A vector of offsets, the tables behind it, and their strings. `position`: of all that, in the whole."""
-    tables_at = 4 + 4 * len(pairs)
+def _pairs(pairs: Mapping[str, bytes]) -> bytes:
+    """A vector of offsets; behind it the tables, which share a vtable, and their strings."""
+    vtable_at = 4 + 4 * len(pairs)
+    tables_at = vtable_at + len(_PAIR_VTABLE)
     strings_at = tables_at + 12 * len(pairs)
     made = bytearray(struct.pack("<I", len(pairs)))
     for number in range(len(pairs)):
         made += struct.pack("<I", tables_at + 12 * number - len(made))
+    made += _PAIR_VTABLE
     strings = bytearray()
     for key, value in pairs.items():
         offsets = []
@@ -155,5 +158,5 @@ def _pairs(pairs: Mapping[str, bytes], position: int) -> bytes:
             offsets.append(strings_at + len(strings) - (len(made) + field))
             strings += struct.pack("<I", len(text)) + text
             strings += bytes(4 - len(strings) % 4)  # at least the zero behind a string
-        made += struct.pack("<iII", position + len(made) - _PAIR_VTABLE, *offsets)
+        made += struct.pack("<iII", len(made) - vtable_at, *offsets)
     return bytes(made + strings)
