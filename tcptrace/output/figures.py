@@ -1,5 +1,5 @@
-"""Figures of the report: plotly figures from pandas columns, aggregated so that a browser draws hundreds of
-marks, never one per connection.
+"""Figures of the report: the JSON that plotly.js draws, from pandas columns, aggregated so that a browser
+draws hundreds of marks, never one per connection.
 
 Colours are the light theme's. The page replaces them by the dark theme's, so every colour of a figure must
 be one of PALETTE.
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import plotly.graph_objects as go
 
 from tcptrace.output import colours
 from tcptrace.output.report_text import label
@@ -40,11 +39,15 @@ COLOUR = {name: light for name, (light, _) in PALETTE.items()}
 SERIES = [COLOUR[name] for name in ("active", "passive", "third", "fourth", "fifth")]
 FONT = 'ui-sans-serif, system-ui, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", Arial, sans-serif'
 
+# {"data": traces, "layout": ...}. The plotly package would build and check the same in a second and more;
+# the tests let it check them.
+Figure = dict[str, Any]
+
 CURVE_POINTS = 160
 HEATMAP_COLUMNS, HEATMAP_ROWS = 96, 36
 
 
-def figure(traces: Sequence[Any], height: int, **layout: Any) -> go.Figure:
+def figure(traces: Sequence[Any], height: int, **layout: Any) -> Figure:
     axis = {
         "gridcolor": COLOUR["grid"],
         "linecolor": COLOUR["grid"],
@@ -72,9 +75,19 @@ def figure(traces: Sequence[Any], height: int, **layout: Any) -> go.Figure:
         "xaxis": axis,
         "yaxis": axis,
     }
-    made = go.Figure(list(traces), base | layout)
-    made.layout.template = None  # its colours would not follow the theme, and it weighs 7 kB
-    return made
+    return {"data": list(traces), "layout": base | layout}
+
+
+def scatter_trace(**properties: Any) -> dict[str, Any]:
+    return {"type": "scatter", **properties}
+
+
+def bar_trace(**properties: Any) -> dict[str, Any]:
+    return {"type": "bar", **properties}
+
+
+def heatmap_trace(**properties: Any) -> dict[str, Any]:
+    return {"type": "heatmap", **properties}
 
 
 def duration_axis(low: float, high: float) -> dict[str, Any]:
@@ -112,7 +125,7 @@ def nice_step(span: float, marks: int) -> float:
 
 def percentile_curve(
     series: Mapping[str, "pd.Series[float] | npt.NDArray[Any]"], styles: Sequence[tuple[str, str]]
-) -> go.Figure:
+) -> Figure:
     """Values against the share of them that is smaller, an equal distance for each further nine.
 
     series: name -> durations in ns without nulls, none of them empty, one of them above 0 at least. styles:
@@ -135,7 +148,7 @@ def percentile_curve(
         below = (ranks - 0.5) / n
         low, high = min(low, float(ordered[min(zeros, n - 1)])), max(high, float(ordered[-1]))
         lines.append(
-            go.Scatter(
+            scatter_trace(
                 x=(-np.log10(1 - below)).round(5).tolist(),
                 y=ordered[ranks - 1].tolist(),
                 name=label(name),
@@ -174,7 +187,7 @@ def percentile_curve(
 
 def latency_heatmap(
     series: Mapping[str, pd.DataFrame], span_s: float, column: str = "handshake_ns", what: str = "handshakes"
-) -> go.Figure:
+) -> Figure:
     """How many of which duration ended up in which moment, one panel per role or side, one colour scale.
 
     series: role -> frame with `start_s` and the column of durations, no nulls, none empty. span_s: of the
@@ -202,7 +215,7 @@ def latency_heatmap(
             for row in range(len(edges) - 1)
         ]
         panels.append(
-            go.Heatmap(
+            heatmap_trace(
                 x=times.round(9).tolist(),
                 y=edges.tolist(),
                 z=[[None if math.isnan(v) else round(v, 4) for v in row] for row in shown.tolist()],

@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import plotly.graph_objects as go
-
 from tcptrace.analysis.stages import GROUPS
 from tcptrace.output import colours
-from tcptrace.output.figures import COLOUR, figure, nice_step, short_duration
+from tcptrace.output.figures import COLOUR, Figure, bar_trace, figure, nice_step, short_duration
 from tcptrace.output.report_text import label, share
 from tcptrace.output.stage_words import group_name
 from tcptrace.units import format_count, format_duration, plural
@@ -44,7 +42,7 @@ def group_colour(group: str) -> str:
     return COLOUR[colours.variable(group)]
 
 
-def stacked(bars: Sequence[Bar], *, shares: bool) -> go.Figure:
+def stacked(bars: Sequence[Bar], *, shares: bool) -> Figure:
     """One horizontal bar per entry, from the top; at least one.
 
     shares: every bar as long as the others, so that small totals can be read beside large ones; else as
@@ -90,7 +88,7 @@ def stacked(bars: Sequence[Bar], *, shares: bool) -> go.Figure:
     )
 
 
-def over_time(moments: Sequence[tuple[int, int, Bar]], start_ns: int) -> go.Figure:
+def over_time(moments: Sequence[tuple[int, int, Bar]], start_ns: int) -> Figure:
     """What the mean exchange consisted of, one upright bar per span of time.
 
     moments: (from, to, bar), wall clock in ns, ascending, at least one. start_ns: of the recording.
@@ -102,7 +100,7 @@ def over_time(moments: Sequence[tuple[int, int, Bar]], start_ns: int) -> go.Figu
         values = [bar.parts.get(group, 0) for *_, bar in moments]
         if any(values):
             traces.append(
-                go.Bar(
+                bar_trace(
                     x=[round((low + high) / 2, 6) for low, high in spans],
                     width=[round((high - low) * 0.92, 6) for low, high in spans],
                     y=values,
@@ -133,11 +131,11 @@ def over_time(moments: Sequence[tuple[int, int, Bar]], start_ns: int) -> go.Figu
     )
 
 
-def _segment(group: str, hatched: bool, bars: Sequence[Bar], shares: bool) -> go.Bar:
+def _segment(group: str, hatched: bool, bars: Sequence[Bar], shares: bool) -> dict[str, Any]:
     """The part of one group in each bar, or where it is hatched, of those bars in which it is estimated."""
     values = [_part(bar, group, hatched) for bar in bars]
     name = f"{group_name(group)} ≈" if hatched else group_name(group)
-    return go.Bar(
+    return bar_trace(
         orientation="h",
         x=[
             round(100 * value / (bar.total_ns or 1), 4) if shares else value

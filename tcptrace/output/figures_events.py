@@ -5,9 +5,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
-from tcptrace.output.figures import COLOUR, duration_axis, figure, nice_step
+from tcptrace.output.figures import (
+    COLOUR,
+    Figure,
+    bar_trace,
+    duration_axis,
+    figure,
+    nice_step,
+    scatter_trace,
+)
 from tcptrace.output.report_frame import Quantiles
 from tcptrace.output.report_text import label
 from tcptrace.units import format_count, format_duration
@@ -28,7 +35,7 @@ EVENT_COLOUR = {
 }
 
 
-def state_ranges(rows: Sequence[tuple[str, str, Quantiles]]) -> go.Figure:
+def state_ranges(rows: Sequence[tuple[str, str, Quantiles]]) -> Figure:
     """One line per state and role, at least one: from the smallest to the largest time, the middle half
     thicker, a dot at the median. rows: (state, role, quantiles with n > 0), in the order of reading."""
     names = list(dict.fromkeys(state for state, _, _ in rows))
@@ -47,9 +54,9 @@ def state_ranges(rows: Sequence[tuple[str, str, Quantiles]]) -> go.Figure:
         shared = {"legendgroup": role, "hoverinfo": "skip", "showlegend": False, "mode": "lines"}
         colour = ROLE_COLOUR[role]
         traces += [
-            go.Scatter(x=thin_x, y=line_y, line={"color": colour, "width": 1.25}, **shared),
-            go.Scatter(x=thick_x, y=line_y, line={"color": colour, "width": 7}, opacity=0.45, **shared),
-            go.Scatter(
+            scatter_trace(x=thin_x, y=line_y, line={"color": colour, "width": 1.25}, **shared),
+            scatter_trace(x=thick_x, y=line_y, line={"color": colour, "width": 7}, opacity=0.45, **shared),
+            scatter_trace(
                 x=[max(q.p50 or 0, 1) for _, _, q in own],
                 y=[place + shift for place, _, _ in own],
                 name=label(role),
@@ -84,10 +91,10 @@ def state_ranges(rows: Sequence[tuple[str, str, Quantiles]]) -> go.Figure:
     )
 
 
-def close_reasons(table: pd.DataFrame) -> go.Figure:
+def close_reasons(table: pd.DataFrame) -> Figure:
     """Stacked bars. table: one row per close reason, one column per initiator of INITIATOR_COLOUR, counts."""
     traces = [
-        go.Bar(
+        bar_trace(
             orientation="h",
             x=table[name].tolist(),
             y=[label(str(reason)) for reason in table.index],
@@ -109,7 +116,7 @@ def close_reasons(table: pd.DataFrame) -> go.Figure:
     )
 
 
-def events_over_time(events: pd.DataFrame, span_s: float) -> go.Figure:
+def events_over_time(events: pd.DataFrame, span_s: float) -> Figure:
     """Stacked bars of events per interval. events: `time_s` and `name` (a key of EVENT_COLOUR), not empty."""
     step = nice_step(max(span_s, float(events["time_s"].max()), 1e-3), TIMELINE_BARS)
     places = np.floor(events["time_s"].clip(lower=0) / step).astype(int)
@@ -121,7 +128,7 @@ def events_over_time(events: pd.DataFrame, span_s: float) -> go.Figure:
             continue
         used = np.flatnonzero(counts)
         traces.append(
-            go.Bar(
+            bar_trace(
                 x=((used + 0.5) * step).round(9).tolist(),
                 y=counts[used].tolist(),
                 width=step * 0.9,

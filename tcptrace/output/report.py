@@ -70,6 +70,7 @@ def render(recordings: Sequence[Recording], joined: Joined | None = None) -> str
 
     Raises TcptraceError when the templates are missing from this installation.
     """
+    packed, plotly_hash = _plotly()  # first: without plotly, all that follows would be in vain
     together = joined if joined is not None and joined.pairs else None
     views, frames = [], []
     for number, recording in enumerate(recordings, 1):
@@ -84,11 +85,10 @@ def render(recordings: Sequence[Recording], joined: Joined | None = None) -> str
     drawings = _everything(views)
     drawings |= budget.drawings() if budget else {}
     drawings["overview"] = _overview(views, frames) if len(views) > 1 else None
-    shown = {name: figure.to_plotly_json() for name, figure in drawings.items() if figure is not None}
+    shown = {name: figure for name, figure in drawings.items() if figure is not None}
 
     directory = reports_dir()
     script = (directory / "report.js").read_text(encoding="utf-8")
-    packed, plotly_hash = _plotly()
     return (
         environment(directory)
         .get_template("report.html.j2")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects
 import pytest
 import synthetic
 from hypothesis import given, settings
@@ -115,6 +116,11 @@ def test_figures_use_only_colours_that_the_dark_theme_knows(page: Page) -> None:
     assert len(known) == len(PALETTE)
     for colour in re.findall(r'"(#[0-9a-fA-F]{3,8})"', json.dumps(figures)):
         assert colour in known
+
+
+def test_plotly_knows_every_property_of_the_figures(page: Page) -> None:
+    for figure in json.loads(page.scripts[0][1])["figures"].values():
+        plotly.graph_objects.Figure(figure)  # raises for what it does not know
 
 
 # What it says ----------------------------------------------------------------------------------------

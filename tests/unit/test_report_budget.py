@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects
 import pytest
 import synthetic
 from report_page import Page, page_of, recording
@@ -149,6 +150,11 @@ def test_every_group_has_its_one_colour(figures: dict[str, Any]) -> None:
     for colour in re.findall(r'"(#[0-9a-fA-F]{3,8})"', json.dumps(figures)):
         assert colour in known
     assert COLOUR["nagle"] == PAGES["nagle"][0]
+
+
+def test_plotly_knows_every_property_of_the_budgets_figures(figures: dict[str, Any]) -> None:
+    for figure in figures.values():
+        plotly.graph_objects.Figure(figure)  # raises for what it does not know
 
 
 def test_what_is_estimated_is_hatched_and_marked(figures: dict[str, Any], page: Page) -> None:
