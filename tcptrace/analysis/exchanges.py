@@ -39,8 +39,7 @@ def exchanges(trace: Trace, connections: pa.Table) -> pa.Table:
     connections: the table of analysis.connections for this trace.
     """
     turns = raw_turns(trace, Kind.EXCHANGE).ordered()
-    ends = other_ends(connections, rough_isns(trace, connections))
-    return turn_rows(turns, connections, clean_samples(trace, connections), ends)
+    return turn_rows(_paired(trace, turns, connections))
 
 
 def sums(trace: Trace, connections: pa.Table) -> pa.Table:
@@ -53,7 +52,7 @@ def sums(trace: Trace, connections: pa.Table) -> pa.Table:
     if not len(summed):
         return pa.table([pa.nulls(0, column.type) for column in SUMS], schema=SUMS)
     singles = raw_turns(trace, Kind.EXCHANGE)
-    return sum_rows(summed.ordered(), singles, connections, clean_samples(trace, connections))
+    return sum_rows(summed.ordered(), _paired(trace, singles, connections))
 
 
 def without_rows(trace: Trace) -> int:
@@ -62,14 +61,43 @@ def without_rows(trace: Trace) -> int:
     return int(summed[kind == Kind.EXCHANGES].clip(1, 1 << 32).sum())
 
 
-def turn_rows(
+@dataclass(frozen=True)
+class Paired:
+    """Turns of one exchange each, and what is known about them: ids, the connections' ids in the order of
+    their rows; partner, the row of the same turn at the other end, -1 for none; rtt, the round trips of the
+    connections."""
+
+    turns: Turns
+    ids: Ints
+    partner: Ints
+    rtt: RoundTrips
+
+
+def paired(
     turns: Turns, connections: pa.Table, samples: Nullable, ends: Ints, tolerance_ns: int = TOLERANCE_NS
-) -> pa.Table:
-    """`exchanges` of turns in their order; samples, ends: rtt.clean_samples(), pairs.other_ends() of the
-    connections; tolerance_ns: by how much the clocks of both ends may differ."""
-    of = _rows_of(turns, connections)
+) -> Paired:
+    """samples, ends: rtt.clean_samples(), pairs.other_ends() of the connections; tolerance_ns: by how much
+    the clocks of both ends may differ."""
+    ids = plain(connections, "connection_id")
+    of = positions(ids, turns["connection_id"].values)
     partner = other_turns(turns, of, ends, tolerance_ns=tolerance_ns)
-    rtt = _round_trips(turns, connections, samples).of(of)
+    wire, loss, residence = turns["wire_ns"], turns["loss_recovery_ns"], at(turns["residence_ns"], partner)
+    undisturbed = (turns["side"].values == Side.CLIENT) & loss.known & (loss.values == 0)
+    # A round trip took at most as long as the answer, less the time for which the other end had the request.
+    travel = np.maximum(wire.values - residence.values, 0)
+    evidence = Nullable(travel, wire.known & undisturbed)
+    return Paired(turns, ids, partner, round_trips(connections, samples, of, evidence))
+
+
+def _paired(trace: Trace, turns: Turns, connections: pa.Table) -> Paired:
+    ends = other_ends(connections, rough_isns(trace, connections))
+    return paired(turns, connections, clean_samples(trace, connections), ends)
+
+
+def turn_rows(pairs: Paired) -> pa.Table:
+    """`exchanges`, in the order of the turns."""
+    turns, partner = pairs.turns, pairs.partner
+    rtt = pairs.rtt.of(positions(pairs.ids, turns["connection_id"].values))
     split = _split(turns, rtt, partner, np.ones(len(turns), np.int64))
     made = _columns(turns, split) | {
         "delayed_ack": _delayed_ack(turns, rtt).array(pa.bool_()),
@@ -79,11 +107,10 @@ def turn_rows(
     return pa.table([made[name] for name in EXCHANGES.names], schema=EXCHANGES)
 
 
-def sum_rows(summed: Turns, singles: Turns, connections: pa.Table, samples: Nullable) -> pa.Table:
-    """`sums` of summed turns; singles tell of the round trips of their connections."""
-    of = _rows_of(summed, connections)
+def sum_rows(summed: Turns, pairs: Paired) -> pa.Table:
+    """`sums`, in the order of `summed`; the single turns tell of the round trips of their connections."""
     count = summed["summed"].values.clip(1, 1 << 32)
-    rtt = _round_trips(singles, connections, samples).of(of)
+    rtt = pairs.rtt.of(positions(pairs.ids, summed["connection_id"].values))
     split = _split(summed, rtt, np.full(len(summed), -1), count)
     nothing = Nullable(np.zeros(len(summed), np.int64), np.zeros(len(summed), np.bool_))
     delayed = (summed["flags"].values & ExchangeFlag.DELAYED_ACK) != 0
@@ -95,18 +122,6 @@ def sum_rows(summed: Turns, singles: Turns, connections: pa.Table, samples: Null
         "exchanges": Nullable(count, np.ones(len(summed), np.bool_)).array(),
     }
     return pa.table([made[name] for name in SUMS.names], schema=SUMS)
-
-
-def _rows_of(turns: Turns, connections: pa.Table) -> Ints:
-    return positions(plain(connections, "connection_id"), turns["connection_id"].values)
-
-
-def _round_trips(turns: Turns, connections: pa.Table, samples: Nullable) -> RoundTrips:
-    """Of each connection; turns of one exchange each."""
-    wire, loss = turns["wire_ns"], turns["loss_recovery_ns"]
-    undisturbed = (turns["side"].values == Side.CLIENT) & loss.known & (loss.values == 0)
-    evidence = Nullable(wire.values, wire.known & undisturbed)
-    return round_trips(connections, samples, _rows_of(turns, connections), evidence)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from tcptrace.analysis.clocks import Clock, clocks
 from tcptrace.analysis.columns import Ints, Nullable, int_array, nullable, plain
 from tcptrace.analysis.comparisons import comparisons
 from tcptrace.analysis.connections import connections
-from tcptrace.analysis.exchanges import sum_rows, turn_rows
+from tcptrace.analysis.exchanges import paired, sum_rows, turn_rows
 from tcptrace.analysis.pairs import TOLERANCE_NS, other_ends, rough_isns
 from tcptrace.analysis.rtt import clean_samples
 from tcptrace.analysis.turns import Turns, raw_turns
@@ -71,8 +71,8 @@ def join(traces: Sequence[Trace]) -> Joined:
     reference = np.array([clock.reference for clock in found])[trace_of]
     comparable = np.where((ends >= 0) & (reference[ends] == reference), ends, -1)
     tolerance_ns = TOLERANCE_NS + max(clock.uncertainty_ns for clock in found)
-    exchanges = turn_rows(singles, rows, samples, comparable, tolerance_ns)
-    exchanges = _labelled(exchanges, singles["trace"].values, step)
+    pairs = paired(singles, rows, samples, comparable, tolerance_ns)
+    exchanges = _labelled(turn_rows(pairs), singles["trace"].values, step)
     known = (nullable(rows, "snd_isn").known | rough.known) & nullable(rows, "rcv_isn").known
     rows = _labelled(rows, trace_of, step)
     peers = Nullable(np.where(ends >= 0, ids[ends], 0), ends >= 0)
@@ -82,7 +82,7 @@ def join(traces: Sequence[Trace]) -> Joined:
             int_array(np.lexsort((ids, started.values, started.known)))
         ),
         exchanges=exchanges,
-        sums=_labelled(sum_rows(summed, singles, rows, samples), summed["trace"].values, step),
+        sums=_labelled(sum_rows(summed, pairs), summed["trace"].values, step),
         clocks=found,
         pairs=int((across >= 0).sum()) // 2,
         turns=_turns_across(exchanges, step),

@@ -4,9 +4,10 @@ known.
 Every piece of evidence is an upper bound of the path's round trip, so the least of them is the best:
   - the handshake, where it is exact and nothing of it was repeated;
   - the connection's own clean samples, data handed to the device until its own ACK arrived;
-  - the wire time of its turns without loss, which contains the peer's work.
-The kernel's minimum is not among them: its samples contain piggybacked work and age out. A connection that
-was open before the recording has no handshake; it depends on the other two.
+  - the wire time of its turns without loss, less what the other end says that it had the request for, if it
+    does; without that it contains the peer's work.
+The kernel's minimum contains the peer's work, too, and ages out. It counts where a connection was open before
+the recording, so that there is no handshake, and had no clean sample since: it may still know the handshake.
 """
 
 from dataclasses import dataclass
@@ -40,8 +41,8 @@ class RoundTrips:
 def round_trips(connections: pa.Table, samples: Nullable, of: Ints, wire: Nullable) -> RoundTrips:
     """Per row of the table `connections`.
 
-    samples: clean_samples(). wire: time between request and answer of turns without loss (null in all
-    others); of: the row of `connections` to which each of these turns belongs, -1 for none.
+    samples: clean_samples(). wire: time under way of the request and the answer of turns without loss (null
+    in all others); of: the row of `connections` to which each of these turns belongs, -1 for none.
     """
     least = np.full(connections.num_rows, LONGEST_NS)
     turns = wire.known & (wire.values > 0) & (of >= 0)
@@ -51,6 +52,9 @@ def round_trips(connections: pa.Table, samples: Nullable, of: Ints, wire: Nullab
     carried = least < LONGEST_NS
     handshake = handshakes(connections)
     least[handshake.known] = np.minimum(least, handshake.values)[handshake.known]
+    kernel = nullable(connections, "min_rtt_us")
+    kernel.known &= ~handshake.known & ~usable & (kernel.values > 0) & (kernel.values < LONGEST_NS // 1000)
+    least[kernel.known] = np.minimum(least, 1000 * kernel.values)[kernel.known]
     known = least < LONGEST_NS
     return RoundTrips(Nullable(np.where(known, least, 0), known), handshake.known, carried)
 

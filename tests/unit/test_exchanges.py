@@ -202,6 +202,15 @@ def test_a_handshake_that_is_not_one_round_trip_tells_nothing(
     assert network(tmp_path, end, more=(turn(seq=1, wire_ns=MS),)) == MS
 
 
+def test_the_kernels_minimum_counts_where_nothing_else_was_measured(tmp_path: Path) -> None:
+    kernel = {"min_rtt_us": 500}
+    assert network(tmp_path, conn(handshake_ns=-1, **kernel)) == MS // 2
+    assert network(tmp_path, conn(handshake_ns=-1, **kernel), more=(turn(seq=1, wire_ns=MS),)) == MS // 2
+    assert network(tmp_path, conn(handshake_ns=-1, **kernel), more=(turn(seq=1, wire_ns=MS // 4),)) == MS // 4
+    assert network(tmp_path, conn(handshake_ns=2 * MS, **kernel)) == 2 * MS
+    assert network(tmp_path, conn(handshake_ns=-1, min_sample_ns=3 * MS, **kernel)) == 3 * MS
+
+
 def test_without_any_round_trip_the_wire_time_is_unattributed(tmp_path: Path) -> None:
     got = row(tmp_path, turn(loss_recovery_ns=MS), conn(handshake_ns=-1))
     assert got["network_ns"] is got["peer_ns"] is got["network_exact"] is None

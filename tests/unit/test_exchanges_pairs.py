@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic
-from conversations import FIRST_SERVER_ID, Ends, conversations
+from conversations import FIRST_SERVER_ID, Ends, conversations, open_before
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_connections import AFTER, address, conn
 
 from tcptrace.analysis.connections import connections
-from tcptrace.analysis.exchanges import exchanges
+from tcptrace.analysis.exchanges import exchanges, sums
 from tcptrace.analysis.pairs import other_ends, rough_isns
 from tcptrace.trace.reader import read
-from tcptrace.trace.wire import Role, Side
+from tcptrace.trace.wire import Kind, Role, Side
 
 S = 10**9
 MIRROR = {
@@ -274,6 +274,21 @@ def test_pairs_are_never_wrong(
                 records[name][random.random(len(records)) < 0.3] = -1
     turns = ends.turns[random.random(2 * len(ends.clients)) < kept]
     check(rows(tmp_path_factory.mktemp("pairs"), ends, turns), truth(ends))
+
+
+def test_turns_that_are_exact_tell_the_others_of_their_connection(tmp_path: Path) -> None:
+    ends = conversations(connections=1, turns=30)
+    open_before(ends.client_connections)
+    ends.client_connections["min_sample_ns"] = -1
+    several = ends.clients[:1].copy()
+    several["kind"], several["summed"] = Kind.EXCHANGES, 1
+    turns = np.concatenate([ends.clients, ends.servers[5:], several])
+    trace = read(synthetic.write_trace(tmp_path / "t.tct", ends.connections, exchanges=turns))
+    made = connections(trace)
+    least = ends.network_ns[5:].min()
+    found = [row for row in exchanges(trace, made).to_pylist() if row["network_exact"] is False]
+    assert [row["network_ns"] for row in found] == [least] * 5
+    assert sums(trace, made)["network_ns"].to_pylist() == [least]
 
 
 def test_sides_are_told(tmp_path: Path) -> None:
