@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tcptrace.analysis.advice_words import AT_MOST, Facts, words
 from tcptrace.analysis.budget import Pieces, of_groups, share
-from tcptrace.analysis.columns import Ints, dictionary_codes, nullable, plain, text_equals
+from tcptrace.analysis.columns import Ints, dictionary_codes, exact_sum, nullable, plain, text_equals
 from tcptrace.analysis.floor import Floor
 from tcptrace.analysis.gap import ROUTE, SETUP, Gap, estimated
 from tcptrace.analysis.groups import Key, connection_rows, group
@@ -144,7 +144,7 @@ def _own(own: Pieces, connections: pa.Table, floor: Floor | None, side: str) -> 
             if floor is not None and network is not None:
                 yield cost(ROUTE, max(0, network - floor.round_trip_ns), _NETWORK in unsure)
             alone = ~nullable(within.table, "peer_connection_id").known
-            yield cost(_PEER, share(int(plain(within.table, _PEER)[alone].sum()), n), _PEER in unsure)
+            yield cost(_PEER, share(exact_sum(plain(within.table, _PEER)[alone]), n), _PEER in unsure)
             yield _Found(SETUP, paid.each_ns, paid.saving_ns, measured, n, not paid.exact, facts)
 
 
@@ -178,7 +178,7 @@ def _other_end(everything: Pieces, connections: pa.Table, whole: Gap) -> Iterato
                 ns = np.minimum(plain(within.table, stage), limit[here])
                 if stage in _FIRST_READ:
                     ns = np.where(single, ns, 0)
-                each = share(int(ns.sum()), one.exchanges)
+                each = share(exact_sum(ns), one.exchanges)
                 yield _Found(stage, each, each, whole.measured_ns, one.exchanges, stage in unsure, facts)
 
 
@@ -231,6 +231,6 @@ def _losses(within: Pieces) -> dict[str, int]:
     codes, names = dictionary_codes(within.table["retransmit_kind"])
     kinds = np.unique(codes[lost > 0]).tolist()
     return {
-        (names[code] or "unknown") if code >= 0 else "unknown": int(lost[codes == code].sum())
+        (names[code] or "unknown") if code >= 0 else "unknown": exact_sum(lost[codes == code])
         for code in kinds
     }

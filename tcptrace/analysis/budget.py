@@ -167,7 +167,7 @@ def of_groups(
     starts = np.concatenate([[0], ends[:-1]]) if groups else ends
     rows = np.bincount(grouping.codes[: own.rows], minlength=groups)
 
-    time = _between(total[order], starts, ends)
+    time = np.array(_between(total[order], starts, ends), np.float64)
     chosen = np.lexsort((np.arange(groups), -time))[:limit]
     if groups and "from_ns" in grouping.keys[0]:
         chosen = np.array(sorted(chosen.tolist(), key=lambda g: grouping.keys[g]["from_ns"] or 0), np.int64)
@@ -186,7 +186,7 @@ def of_groups(
     for (g, at, *_), mean in zip(spans, means, strict=True):
         made.setdefault(g, {})[at] = mean
     return [
-        Group(g, grouping.keys[g], int(exchanges[g]), int(rows[g]), int(on[g]), of_group)
+        Group(g, grouping.keys[g], exchanges[g], int(rows[g]), int(on[g]), of_group)
         for g, of_group in made.items()
     ]
 
@@ -240,21 +240,21 @@ def _windows(n: int) -> dict[str, tuple[int, int, int]]:
 def _means(own: Pieces, order: Ints, spans: Sequence[tuple[int, str, int, int, int]]) -> list[Budget]:
     low, high = (np.array([span[place] for span in spans], np.int64) for place in (2, 3))
     weight = own.weight[order]
-    n = _between(weight, low, high).tolist()
+    n = _between(weight, low, high)
     total = plain(own.table, "total_ns")[order]
-    totals = _between(total, low, high).tolist()
+    totals = _between(total, low, high)
     sums, missing = [], []
     for stage in STAGES:  # one column at a time: there may be millions of rows
         column = nullable(own.table, stage)
-        sums.append(_between(column.values[order], low, high).tolist())
-        missing.append(_between(np.where(column.known[order], 0, weight), low, high).tolist())
+        sums.append(_between(column.values[order], low, high))
+        missing.append(_between(np.where(column.known[order], 0, weight), low, high))
     split_known, exact = nullable(own.table, "network_ns").known, truths(own.table, "network_exact")
     marks = (
         exact,
         split_known & ~exact,
         *(truths(own.table, mark) for mark in ("delayed_ack", "hold_ambiguous")),
     )
-    marked = [_between(np.where(rows[order], weight, 0), low, high).tolist() for rows in marks]
+    marked = [_between(np.where(rows[order], weight, 0), low, high) for rows in marks]
     made = []
     for place, (_, _, _, _, middle) in enumerate(spans):
         parts = [column[place] for column in sums]
@@ -277,10 +277,17 @@ def _means(own: Pieces, order: Ints, spans: Sequence[tuple[int, str, int, int, i
     return made
 
 
-def _between(values: Ints, low: Ints, high: Ints) -> Ints:
-    """The sums of values[low:high]."""
+def _between(values: Ints, low: Ints, high: Ints) -> list[int]:
+    """The sums of values[low:high], exact also beyond 63 bits: a damaged trace can hold any duration."""
+    if not len(values) or int(values.max()) < (1 << 62) // len(values):
+        return _differences(values, low, high)
+    upper, lower = _differences(values >> 32, low, high), _differences(values & 0xFFFFFFFF, low, high)
+    return [(high_half << 32) + low_half for high_half, low_half in zip(upper, lower, strict=True)]
+
+
+def _differences(values: Ints, low: Ints, high: Ints) -> list[int]:
     running = np.concatenate([np.zeros(1, np.int64), np.cumsum(values)])
-    found: Ints = running[high] - running[low]
+    found: list[int] = (running[high] - running[low]).tolist()
     return found
 
 

@@ -68,6 +68,11 @@ def plain(table: pa.Table, name: str) -> Ints:
     return nullable(table, name).values
 
 
+def exact_sum(values: Ints) -> int:
+    """The sum of values of 0 to 2^63 - 1, which can be beyond that."""
+    return (int((values >> 32).sum()) << 32) + int((values & 0xFFFFFFFF).sum())
+
+
 def truths(table: pa.Table, name: str) -> Mask:
     """Where a bool column is true; nowhere that it is null."""
     column = nullable(pa.table({name: table[name].cast(pa.int64())}), name)

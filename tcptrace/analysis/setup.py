@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from tcptrace.analysis.budget import Pieces, share
-from tcptrace.analysis.columns import Ints, int_array, nullable, plain, text_equals, truths
+from tcptrace.analysis.columns import Ints, exact_sum, int_array, nullable, plain, text_equals, truths
 from tcptrace.analysis.groups import connection_rows
 
 _FOREVER = np.iinfo(np.int64).max
@@ -58,10 +58,10 @@ def setup(own: Pieces, connections: pa.Table) -> Setup:
         exchanges=int(own.weight.sum()),
         connections=len(used),
         timed=len(durations),
-        handshakes_ns=int(durations.sum()),
+        handshakes_ns=exact_sum(durations),
         exact=bool(truths(ends, "handshake_exact")[timed].all()),
         pool=pool,
-        kept_ns=int(durations[:pool].sum()),
+        kept_ns=exact_sum(durations[:pool]),
     )
 
 

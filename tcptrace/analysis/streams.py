@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tcptrace.analysis.columns import Ints, bool_array, nullable, text_equals
+from tcptrace.analysis.columns import Ints, bool_array, exact_sum, nullable, text_equals
 from tcptrace.analysis.groups import Key, group
 
 HELD = {
@@ -93,7 +93,7 @@ def streams(connections: pa.Table, limit: int | None = None) -> list[Stream]:
 def _sums(table: pa.Table, name: str, codes: Ints, groups: int) -> list[int | None]:
     """The column's sum in each group; None where no row of it knows."""
     column = nullable(table, name)
-    total = np.zeros(groups, np.int64)
-    np.add.at(total, codes, column.values)
+    order = np.argsort(codes, kind="stable")
+    parts = np.split(column.values[order], np.cumsum(np.bincount(codes, minlength=groups))[:-1])
     known = np.bincount(codes[column.known], minlength=groups)
-    return [ns if n else None for ns, n in zip(total.tolist(), known.tolist(), strict=True)]
+    return [exact_sum(part) if n else None for part, n in zip(parts, known.tolist(), strict=True)]

@@ -208,6 +208,13 @@ def test_an_exchange_without_a_total_is_in_no_budget() -> None:
     assert (one.exchanges, one.mean.total_ns) == (1, 7)
 
 
+def test_sums_beyond_63_bits_are_exact_all_the_same() -> None:
+    long = 1 << 61
+    (one,) = grouped(rows(*[turn(long + seq, seq=seq, app_ns=long) for seq in range(9)]))
+    assert one.mean.total_ns == long + 4 and one.mean.stages["app_ns"] == long
+    assert adds_up(one.mean)
+
+
 @given(st.lists(st.integers(0, 10**15), min_size=1, max_size=17), st.integers(1, 10**7))
 def test_a_mean_is_split_to_the_nanosecond(parts: list[int], n: int) -> None:
     total, whole = split(sum(parts), parts, n)
