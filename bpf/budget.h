@@ -87,6 +87,9 @@ TT_TRACEPOINT(tcp_sendmsg_locked)
 			b->between_ns += now - b->write_end_ns;
 		__builtin_memset(b->held_out, 0, sizeof(b->held_out));
 	}
+	if (b->blocked)
+		tt_hold_charge(b, TT_HOLD_SNDBUF, now - b->no_room_ns, now);
+	b->no_room_ns = 0;
 	b->writes++;
 	b->blocked = 0;
 	b->hold = TT_HOLD_NONE;
@@ -124,6 +127,12 @@ TT_TRACEPOINT(sock_send_length)
 	}
 	b->write_end_ns = bpf_ktime_get_ns();
 	b->in_write = 0;
+	if (!TT_CONFIG(has_departure)) {
+		struct tcp_sock *tp = tt_tcp_sock(sk);
+
+		if (tp)
+			b->departed_end = TT_READ(tp, write_seq); /* the end of what was written */
+	}
 	return 0;
 }
 
@@ -146,6 +155,18 @@ static __always_inline int tt_departing(struct sk_buff *skb, struct tt_span_of_b
 	span->acknowledged = TT_BE32(header[2]);
 	span->bytes = TT_READ(skb, len) - before - ((TT_BE32(header[3]) >> 28) << 2);
 	return 1;
+}
+
+/* Is this neither the first nor the last of what is on its way, and nothing paces it? A device without TSO gets
+ * the segments of an aggregate one by one, while snd_nxt stands before all of it. */
+static __always_inline int tt_more_follows(struct sock *sk, struct tcp_sock *tp,
+					   struct sk_buff *skb)
+{
+	__u32 length = TT_READ(skb, len);
+	__u32 most = length > 2 * TT_READ(tp, mss_cache) ? length : TT_READ(sk, sk_gso_max_size);
+
+	return TT_READ(tp, write_seq) - TT_READ(tp, snd_nxt) > most &&
+	       TT_READ(sk, sk_pacing_status) != SK_PACING_NEEDED;
 }
 
 /* An acknowledgement of its own that leaves late enough to have waited for the delayed ACK timer. */
@@ -194,9 +215,8 @@ TT_TRACEPOINT(net_dev_start_xmit)
 		tt_acknowledges(skb, b);
 		if (TT_CONFIG(has_write))
 			return 0; /* a new write would have begun a burst */
-	} else if (b->first_departed_ns &&
-		   TT_READ(tp, write_seq) - TT_READ(tp, snd_nxt) > TT_READ(skb, len)) {
-		return 0; /* neither the first nor the last of what is on its way: a stream */
+	} else if (b->first_departed_ns && tt_more_follows(sk, tp, skb)) {
+		return 0; /* a stream */
 	}
 	if (!tt_departing(skb, &span))
 		return 0;
@@ -213,6 +233,7 @@ TT_TRACEPOINT(net_dev_start_xmit)
 		if (!TT_CONFIG(has_write) && b->phase != TT_PHASE_WRITING) {
 			tt_turn_to_writing(sk, tp, s, b, now);
 			b->write_start = span.start;
+			b->mark_ns = now; /* what was before is not known */
 		}
 		tt_hold_at_departure(sk, tp, b, end, span.bytes, now);
 		if (!b->first_departed_ns)
@@ -319,8 +340,9 @@ TT_TRACEPOINT(sk_data_ready)
 	if (!b->ready_ns) {
 		b->ready_ns = now;
 		b->awaited = tt_reader_waits(sk);
-		/* the peer answers what was sent first: the retransmission was spurious */
-		if (b->resent_ns && tt_echoed(tp) && tt_after(b->resent_stamp, tt_echoed(tp)))
+		/* spurious: the kernel has undone it, or the peer answers what was sent before */
+		if (b->resent_ns && ((b->resent_undo && !TT_READ(tp, undo_marker)) ||
+				     (tt_echoed(tp) && tt_after(b->resent_stamp, tt_echoed(tp)))))
 			b->resent_ns = 0;
 	}
 	if (!b->unread_since_ns)
@@ -428,6 +450,7 @@ static __always_inline void tt_budget_retransmit(struct sock *sk, struct sk_buff
 	b->resent_before_ns = b->resent_ns;
 	b->resent_ns = bpf_ktime_get_ns();
 	b->resent_end = end;
+	b->resent_undo = TT_READ(tp, undo_marker) != 0;
 	b->resent_stamp = tt_timestamp(tp, TT_READ(skb, tstamp));
 }
 

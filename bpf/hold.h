@@ -122,7 +122,10 @@ static __always_inline void tt_hold_at_segment(struct sock *sk, struct tcp_sock 
 	/* corked or told to wait by what has been switched off since */
 	if (!cause && TT_READ(tp, write_seq) != TT_READ(tp, snd_nxt))
 		cause = b->hold;
-	tt_hold_charge(b, cause, b->mark_ns, now);
+	if (cause == TT_HOLD_SNDBUF)
+		b->no_room_ns += now - b->mark_ns; /* the last departure ends the burst */
+	else
+		tt_hold_charge(b, cause, b->mark_ns, now);
 	b->hold = cause;
 	b->mark_ns = now;
 	b->nagle = tt_nonagle(tp);
@@ -139,7 +142,8 @@ static __always_inline void tt_hold_at_departure(struct sock *sk, struct tcp_soc
 
 	if (!cause && !tt_after(end, TT_READ(tp, snd_nxt))) {
 		/* TCP sent it before, and it waited in a queueing discipline */
-	} else if (!cause && !b->in_write && !b->blocked && TT_CONFIG(has_write_end)) {
+	} else if (!cause && !b->in_write && !b->blocked && TT_CONFIG(has_write) &&
+		   TT_CONFIG(has_write_end)) {
 		if (b->nagle & TCP_NAGLE_CORK || b->more) {
 			cause = TT_HOLD_CORK;
 		} else if (bytes < TT_READ(tp, mss_cache) && !b->nagle && tt_small_in_flight(tp)) {
@@ -155,6 +159,8 @@ static __always_inline void tt_hold_at_departure(struct sock *sk, struct tcp_soc
 		until = paced < now ? paced : now;
 	}
 	tt_hold_charge(b, cause, b->mark_ns, until);
+	tt_hold_charge(b, TT_HOLD_SNDBUF, now - b->no_room_ns, now);
+	b->no_room_ns = 0;
 	b->hold = TT_HOLD_NONE;
 	b->mark_ns = now;
 }

@@ -143,6 +143,7 @@ struct sock {
 	int sk_sndbuf;
 	unsigned long sk_tsq_flags;
 	u32 sk_pacing_status;
+	unsigned int sk_gso_max_size;
 	unsigned long sk_pacing_rate;
 	u8 sk_kern_sock : 1;
 };
@@ -217,6 +218,7 @@ struct tcp_sock {
 	u32 srtt_us;
 	u32 rcv_tstamp;
 	u32 total_retrans;
+	u32 undo_marker;
 	u64 tcp_mstamp;
 	u8 ecn_flags;
 	u8 repair : 1;

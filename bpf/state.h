@@ -40,6 +40,7 @@ struct tt_budget {
 	__u64 first_write_ns;
 	__u64 last_write_ns;
 	__u64 write_end_ns;      /* last return of a write (without the lock) */
+	__u64 no_room_ns;        /* no buffer for the writer, and nothing has left since */
 	__u64 between_ns;        /* the application's own time between its writes */
 	__u64 held_in[TT_HOLDS]; /* while it was inside a write */
 	__u64 held_out
@@ -95,7 +96,8 @@ struct tt_budget {
 	__u8 awaited;           /* somebody waited for the data when it became ready */
 	__u8 acknowledged_late; /* with a segment without data, and no data has come since */
 	__u8 lingers;           /* the connection is closed, its last answer still to be read */
-	__u8 pad[5];
+	__u8 resent_undo;       /* the last retransmission may yet be undone */
+	__u8 pad[4];
 };
 
 /* State of one socket between its first sight and its record. Never leaves the kernel. */

@@ -90,7 +90,7 @@ static __always_inline void tt_write_burst(struct tcp_sock *tp, struct tt_budget
 	b->read_before = b->phase == TT_PHASE_READING;
 	b->phase = TT_PHASE_WRITING;
 	b->first_write_ns = b->last_write_ns = now;
-	b->between_ns = 0;
+	b->between_ns = b->no_room_ns = 0;
 	__builtin_memset(b->held_in, 0, sizeof(b->held_in));
 	__builtin_memset(b->held_out, 0, sizeof(b->held_out));
 	b->first_departed_ns = b->resent_ns = b->resent_before_ns = b->release_ns = 0;
