@@ -14,7 +14,7 @@ from tcptrace.output.report_text import label, share
 from tcptrace.output.stage_words import group_name
 from tcptrace.units import format_count, format_duration, plural
 
-HEIGHT, BAR_HEIGHT = 44, 32
+HEIGHT, BAR_HEIGHT = 56, 32
 NAME_LENGTH = 26
 
 
@@ -23,8 +23,7 @@ class Bar:
     """What some exchanges consist of, on average; which they are is in `name` and `detail`, not escaped.
 
     parts: group of stages -> mean ns, without groups that nothing observed; they add up to total_ns.
-    estimated: groups whose part is estimated in some of the exchanges, namely estimated_of them; exact: of
-    how many the network was measured.
+    estimated: groups whose part is estimated in some of the exchanges, namely estimated_of them.
     """
 
     name: str
@@ -34,7 +33,6 @@ class Bar:
     parts: Mapping[str, int]
     estimated: frozenset[str] = frozenset()
     estimated_of: int = 0
-    exact: int = 0
 
 
 def group_colour(group: str) -> str:

@@ -58,6 +58,7 @@ class Answer:
     causes: list[Cause]
     unattributed_ns: int
     unattributed_share: str
+    exact: int  # of them, those whose network is measured at both ends
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,6 @@ class Account:
     summed: int
     over_time: dict[str, Any] = field(default_factory=dict)
     advice: list[Advice] = field(default_factory=list)
-
-    @property
-    def exact(self) -> bool:
-        return any(bar.exact for stack in self.stacks for bar in stack.bars)
 
     @property
     def windows(self) -> list[tuple[str, str]]:
@@ -231,6 +228,7 @@ def _answer(side: str, whole: Group) -> Answer:
         ],
         mean.unattributed_ns,
         share(mean.unattributed_ns, mean.total_ns),
+        mean.exact,
     )
 
 
@@ -289,7 +287,6 @@ def _bar(name: str, detail: str, budget: Budget) -> Bar:
         parts={group: ns for group, ns in budget.groups.items() if ns is not None},
         estimated=frozenset(ESTIMATED if budget.estimated else ()),
         estimated_of=budget.estimated,
-        exact=budget.exact,
     )
 
 

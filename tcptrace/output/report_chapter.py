@@ -67,7 +67,7 @@ def chapter(key: str, material: Material) -> Chapter:
     own = pieces(material.exchanges, material.sums)
     slow = report_exchanges.slowest_rows(material.exchanges)
     drawn = timelines(
-        slow[: report_exchanges.TIMELINES],
+        report_exchanges.one_end_each(slow)[: report_exchanges.TIMELINES],
         material.exchanges,
         material.connections,
         material.traces,

@@ -185,6 +185,17 @@ def slowest_rows(table: pa.Table, number: int = SLOWEST) -> list[dict[str, Any]]
     return rows_at(table, chosen[np.argsort(-total[chosen], kind="stable")])
 
 
+def one_end_each(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These rows without those whose other end comes before: a turn seen from both ends is one."""
+    shown: set[tuple[Any, Any]] = set()
+    kept = []
+    for row in rows:
+        if (row["peer_connection_id"], row["peer_seq"]) not in shown:
+            kept.append(row)
+            shown.add((row["connection_id"], row["seq"]))
+    return kept
+
+
 def _owners(connections: pa.Table, ids: set[int]) -> dict[int, dict[str, Any]]:
     names = ("connection_id", "local_addr", "local_port", "remote_addr", "remote_port", "pid", "comm")
     wanted = np.isin(plain(connections, "connection_id"), np.array(sorted(ids), np.int64))

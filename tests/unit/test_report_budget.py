@@ -174,7 +174,7 @@ def test_a_stage_without_its_hook_is_not_observed_and_says_why(busy: Recording, 
     said = page.text[page.text.index("Not observed") :]
     for side in ("client", "server"):
         count = format_count(len(rows_of_side(busy, side)))
-        assert f"scheduler, late read at the {side} end, in all {count} exchanges" in said
+        assert f"scheduler · late read at the {side} end, in all {count} exchanges" in said
     assert NO_READY in said
     assert "network at the server end" not in said  # a server has none
 

@@ -16,6 +16,7 @@ from tcptrace.analysis.join import Joined, join
 from tcptrace.cli import run
 from tcptrace.errors import EXIT_OK
 from tcptrace.output.report import Recording, render
+from tcptrace.output.report_exchanges import TIMELINES
 from tcptrace.units import format_count
 
 S = 10**9
@@ -72,7 +73,7 @@ def test_matching_recordings_have_one_budget_with_an_exact_network(
     network = table.column("network")[0]
     assert not network.text.startswith("≈")
     assert network.value == pytest.approx(np.mean(ends.network_ns), abs=1)
-    assert "exact in all of the client's exchanges" in page.text
+    assert f"exact in all {n} exchanges seen from the client end" in page.text
     figures = json.loads(page.scripts[0][1])["figures"]
     assert "pattern" not in json.dumps(figures["all-client-share"])
 
@@ -111,6 +112,13 @@ def test_joined_exchanges_are_on_one_time_line(pair: tuple[Page, Joined]) -> Non
         ]
         spans.append((min(used), max(used)))
     assert spans[0] == pytest.approx(spans[1], abs=0.7)
+
+
+def test_a_turn_seen_from_both_ends_has_one_time_line(pair: tuple[Page, Joined]) -> None:
+    page, _ = pair
+    lines = [table.caption for table in page.tables if table.caption.startswith("Exchange ")]
+    assert len(lines) == TIMELINES and all("of recording 1" in line for line in lines)
+    assert page.text.count("Its other end, ") == TIMELINES
 
 
 def test_an_exchange_is_named_by_the_id_of_its_own_recording(pair: tuple[Page, Joined]) -> None:
