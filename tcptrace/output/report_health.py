@@ -199,6 +199,8 @@ def _counts(counts: Mapping[str, Any]) -> list[tuple[str, int]]:
         "finished": "connections settled",
         "connections": "connection records sent by the kernel",
         "events": "event records sent by the kernel",
+        "single": "exchanges with a record each",
+        "summed": "exchanges in sums alone",
     }
     return [(words, number) for key, words in names.items() if (number := _int(counts.get(key))) is not None]
 

@@ -73,9 +73,15 @@ def header(**changes: Any) -> dict[str, Any]:
 
 
 def trailer(
-    connections: int, events: int, losses: dict[str, int] | None = None, exchanges: int = 0, **changes: Any
+    connections: int,
+    events: int,
+    losses: dict[str, int] | None = None,
+    exchanges: Records | None = None,
+    **changes: Any,
 ) -> dict[str, Any]:
     """A complete trailer of a trace."""
+    turns = np.zeros(0, wire.EXCHANGE) if exchanges is None else exchanges
+    single = turns["kind"] == Kind.EXCHANGE
     facts = {
         "clean": True,
         "ended": {
@@ -88,9 +94,9 @@ def trailer(
             "finished": connections,
             "connections": connections,
             "events": events,
-            "exchanges": exchanges,
-            "single": exchanges,
-            "summed": 0,
+            "sums": int((~single).sum()),
+            "single": int(single.sum()),
+            "summed": int(turns["summed"][~single].sum()),
             "walk_full": 0,
         },
         "programs": [
@@ -383,7 +389,7 @@ def write_trace(
 
     `batch_rows`: rows in one batch, by default as many as fit.
     """
-    counts = [0 if records is None else len(records) for records in (connections, events, exchanges)]
+    counts = [0 if records is None else len(records) for records in (connections, events)]
     now = time.monotonic()
     with TraceWriter(path, header(**header_changes or {}), clock=_clock()) as writer:
         for records in (connections, events, exchanges):
@@ -394,5 +400,5 @@ def write_trace(
                 if batch_rows:
                     writer.tick(now := now + 2)
         if clean:
-            writer.close(trailer(counts[0], counts[1], losses, counts[2]))
+            writer.close(trailer(*counts, losses, exchanges))
     return path

@@ -58,7 +58,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     trace = reader.read(path)
     assert trace.path == path
     assert trace.header == synthetic.header()
-    assert trace.trailer == synthetic.trailer(60, 20, losses, 30)
+    assert trace.trailer == synthetic.trailer(60, 20, losses, TURNS)
     assert trace.losses == losses
     assert (trace.clean_end, trace.truncated, trace.damaged, trace.complete) == (True, False, None, False)
     for table, records in ((trace.connections, ROWS), (trace.events, EVENTS), (trace.exchanges, TURNS)):
