@@ -311,6 +311,22 @@ def burst(client: socket.socket, server: socket.socket) -> None:
         assert len(client.recv(len(ANSWER))) == len(ANSWER)
 
 
+def turns_and_burst(client: socket.socket, server: socket.socket) -> None:
+    send_and_recv(client, server)
+    burst(client, server)
+
+
+def impatient(client: socket.socket, server: socket.socket) -> None:
+    """The client asks again before it has read the rest of the answer."""
+    for _ in range(2):
+        client.send(REQUEST)
+        hear(server, REQUEST)
+        server.send(ANSWER)
+        come(client, len(ANSWER))
+        assert len(client.recv(100)) == 100
+    assert len(client.recv(4096)) == 2 * len(ANSWER) - 200
+
+
 def pipelined(client: socket.socket, server: socket.socket) -> None:
     """Over a path of 20 ms: MANY requests at 1 ms, each answered at once."""
     nodelay(client)
