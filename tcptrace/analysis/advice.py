@@ -217,6 +217,7 @@ def _facts(within: Pieces, connections: pa.Table, key: Key) -> Facts:
         calls={name: int(plain(within.table, name).sum()) / n for name in ("writes", "reads")},
         delayed_share=int(late.sum()) / int(judged.sum()) if judged.any() else None,
         congestion_controls=sorted(name for name in controls if name),
+        joined=2 * int(nullable(within.table, "peer_connection_id").known.sum()) > len(within.weight),
         setup=setup(within, connections),
     )
 

@@ -33,13 +33,15 @@ _KINDS = {
 @dataclass(frozen=True)
 class Facts:
     """A group: its key, how many exchanges, mean writes and reads of each, how often the ACK that ended a
-    Nagle hold was delayed (None: never judged), congestion controls of its connections and their set-up."""
+    Nagle hold was delayed (None: never judged), congestion controls of its connections and their set-up;
+    joined: most have the other end's row in the trace, too."""
 
     key: Key
     exchanges: int
     calls: dict[str, float]
     delayed_share: float | None
     congestion_controls: list[str]
+    joined: bool
     setup: Setup = field(repr=False)
 
     @property
@@ -135,7 +137,8 @@ def _plain(cause: str, facts: Facts) -> tuple[str, str]:
         ),
         "transfer_ns": (
             "receiving the answer, from its first read to its last, took {}",
-            f"make it smaller, or record at the other end ({record}) to see what holds it there",
+            "make it smaller, or see what holds it at the server: "
+            + ("it is in this trace" if facts.joined else f"record there, too ({record})"),
         ),
     }
     server = {
@@ -145,7 +148,8 @@ def _plain(cause: str, facts: Facts) -> tuple[str, str]:
         ),
         "transfer_ns": (
             "receiving the request, from its first read to its last, took {}",
-            "make it smaller, or record at the client to see what holds it there",
+            "make it smaller, or see what holds it at the client: "
+            + ("it is in this trace" if facts.joined else "record there, too"),
         ),
     }
     both = {

@@ -220,6 +220,13 @@ def test_with_both_ends_the_other_end_is_taken_apart_by_its_own_stages() -> None
     )
 
 
+def test_what_the_trace_has_already_need_not_be_recorded() -> None:
+    alone = only(rows(server(transfer_ns=MS)))
+    assert alone.do == "make it smaller, or see what holds it at the client: record there, too"
+    both = only(rows(server(transfer_ns=MS, peer_connection_id=1, peer_seq=0)))
+    assert both.do == "make it smaller, or see what holds it at the client: it is in this trace"
+
+
 def test_a_server_can_save_a_client_no_more_than_the_client_waited_for_it() -> None:
     table = rows(joined(peer_ns=3 * MS, transfer_ns=MS, peer_seq=0), server(app_ns=50 * MS))
     found = {change.cause: change for change in asked(table)[0].changes if change.key["side"] == "server"}

@@ -300,6 +300,12 @@ def test_figures_of_an_incomplete_trace_are_shown_and_the_code_is_5(tmp_path: Pa
     assert "1 exchange on 1 connection" in done.stdout
 
 
+def test_what_is_no_trace_is_refused_with_4(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.tct"
+    foreign.write_bytes(b"\xd4\xc3\xb2\xa1" + bytes(100))
+    one_line(tcptrace("budget", foreign), 4, "foreign.tct is not a trace")
+
+
 def test_names_of_a_trace_cannot_reach_the_terminal(tmp_path: Path) -> None:
     name = b"\x1b]0;x\x07<b>\n\xe2\x80\xae"
     ends = [end(1, comm=name), end(2, comm=name, exchanges=0, pipelined=1, held_rwnd_ns=5)]
