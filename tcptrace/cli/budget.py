@@ -79,7 +79,8 @@ def command(
       tcptrace, trace     version of this program; path of the trace
       exchanges           rows, summed (without a row), sampling, by_side, client, server
       floor, target_ns    as asked for
-      whole               per side: all its exchanges as one group, as in budget
+      whole               per side: all its exchanges as one group, as in budget, and group_count:
+                          of how many groups budget has the first --limit
       budget              the groups: keys, exchanges, rows, sampling, connections; mean, p50, p90,
                           p99, max, each with n, total_ns, every stage, unattributed_ns, groups,
                           missing (stage: exchanges that do not know it), network_exact,
@@ -208,7 +209,9 @@ def _json(
         "exchanges": counts,
         "floor": None if floor is None else floor.json(),
         "target_ns": target_ns,
-        "whole": [answer.whole.json() | {"gap": answer.gap.json()} for answer in made],
+        "whole": [
+            answer.whole.json() | {"gap": answer.gap.json(), "group_count": answer.of} for answer in made
+        ],
         "budget": [entry for answer in made for entry in _groups(answer)],
         "changes": [change.json() for answer in made for change in answer.changes],
         "streams": [stream.json() for stream in other],

@@ -212,7 +212,7 @@ def test_several_groups_have_an_overview(tmp_path: Path) -> None:
     assert "and 2 more groups: --limit 6 shows all" in out
     assert re.findall(r"^  (10\S+)$", out, re.MULTILINE) == [f"10.0.1.{n}:5000" for n in (6, 5, 4)]
     found = asked(trace, "--limit", "4")
-    assert len(found["budget"]) == 4
+    assert len(found["budget"]) == 4 and found["whole"][0]["group_count"] == 6
     floors = tcptrace("budget", trace, "--physical-rtt", "1ms").stdout
     assert floors.count("from the floor to what was measured, 2 exchanges") == 3
 
