@@ -197,6 +197,7 @@ def test_the_turns_have_what_they_were_made_for(whole: Ends) -> None:
         (whole[HOLDING, "client"], "nagle_ns", 1.9e9 * ONE_WAY_S),
     ):
         assert np.median(sums(rows, {stage})) > 0.9 * least, (stage, rows)
+    # The server still owes the ACK of the first write when the second comes at last.
     assert client[LOST]["loss_recovery_ns"] > 10 * MS, client[LOST]
 
 

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,7 @@ class Case:
     spike: str = ""
     queued: bool = True
     think_s: float = 0.0
+    between_s: float = 0.0
     connections: int = 3
 
 
@@ -63,6 +65,7 @@ LOSSES = {
     "fast retransmit": Case("fast", {"TCPFastRetrans": 1}, segments=10, lost=(34,)),
     "tail loss probe": Case("tlp", {"TCPLossProbes": 1}, lost=(4,)),
     "tail loss probe for the last of four": Case("tlp", {"TCPLossProbes": 1}, segments=4, lost=(16,)),
+    "tail loss probe for the second write": Case("tlp", {"TCPLossProbes": 1}, lost=(8,), between_s=0.004),
     "probe lost as well": Case("rto+tlp", {"TCPLossProbes": 1, "TCPTimeouts": 1}, lost=(4, 5)),
 }
 SPIKES = {
@@ -134,15 +137,18 @@ def converse(link: Link, name: str, listener: socket.socket) -> Done:
         client.connect((SIDE_B.ipv4, PORTS[name]))
         with listener.accept()[0] as server:
             server.settimeout(10)
-            size = case.segments * SEGMENT if case.segments > 1 else 100
+            shape: dict[str, Any] = {
+                "request_bytes": case.segments * SEGMENT if case.segments > 1 else 100,
+                "think_s": case.think_s,
+                "between_s": case.between_s,
+            }
             turns = []
             for number in range(TURNS):
                 if number == STRUCK:
                     before = kernel_counts(space)
-                with (
-                    Spike(link, case, space) if case.spike and number == STRUCK else contextlib.nullcontext()
-                ):
-                    turns.append(take_turn(client, server, request_bytes=size, think_s=case.think_s))
+                spiked = case.spike and number == STRUCK
+                with Spike(link, case, space) if spiked else contextlib.nullcontext():
+                    turns.append(take_turn(client, server, **shape))
                 if number == STRUCK:
                     after = kernel_counts(space)
             undone = growth(before, kernel_counts(space), *UNDONE)

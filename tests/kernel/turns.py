@@ -57,13 +57,18 @@ def take_turn(
     request_bytes: int = 100,
     answer_bytes: int = 200,
     think_s: float = 0.0,
+    between_s: float = 0.0,
 ) -> Turn:
-    """One write, one answer, by this thread alone: on a link with a delay each end waits in its read.
-
+    """One request, one answer, by this thread alone: on a link with a delay each end waits in its read.
+    The request is one write, or two halves with a pause in between.
     The client reads only after the server wrote, so without a delay its data may lie ready by then.
     """
     wrote = time.monotonic_ns()
-    client.sendall(bytes(request_bytes))
+    rest = request_bytes // 2 if between_s else request_bytes
+    if between_s:
+        client.sendall(bytes(request_bytes - rest))
+        time.sleep(between_s)
+    client.sendall(bytes(rest))
     assert len(receive(server, request_bytes)) == request_bytes
     got = time.monotonic_ns()
     if think_s:
