@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tcptrace.analysis.columns import Ints, bool_array, exact_sum, nullable, text_equals
+from tcptrace.analysis.columns import Ints, bool_array, exact_sum, int_array, nullable, text_equals
 from tcptrace.analysis.groups import Key, group
 
 HELD = {
@@ -24,14 +24,15 @@ HELD = {
 """Column of `connections` -> the stage of exchanges with the same cause."""
 UNREAD = "unread_ns"
 
-_VOLUMES = ("bytes_sent", "bytes_received", "established_ns")
+_VOLUMES = ("bytes_sent", "bytes_received", "open_ns")
 
 
 @dataclass(frozen=True)
 class Stream:
     """The streams of one group: sums over their connections, None when no connection knows.
 
-    held: by column of HELD, ns. mixed: how many of them had turns as well.
+    held: by column of HELD, ns. mixed: how many of them had turns as well. open_ns: from set-up to the end,
+    since bytes still go out after this end has closed; the time in ESTABLISHED where that is not known.
     """
 
     key: Key
@@ -41,7 +42,7 @@ class Stream:
     unread_ns: int | None
     bytes_sent: int | None
     bytes_received: int | None
-    established_ns: int | None
+    open_ns: int | None
 
     @property
     def held_ns(self) -> int:
@@ -52,7 +53,7 @@ class Stream:
         return facts | {
             "connections": self.connections,
             "mixed": self.mixed,
-            "established_ns": self.established_ns,
+            "open_ns": self.open_ns,
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,
             **self.held,
@@ -70,6 +71,7 @@ def streams(connections: pa.Table, limit: int | None = None) -> list[Stream]:
     own = connections.filter(bool_array(chosen))
     if not own.num_rows:
         return []
+    own = own.append_column("open_ns", _open(own))
     unsided = own.append_column("side", pa.nulls(own.num_rows, pa.string()))
     grouping = group(unsided, own, ("remote", "program"))
     size = len(grouping.keys)
@@ -88,6 +90,16 @@ def streams(connections: pa.Table, limit: int | None = None) -> list[Stream]:
         for place, key in enumerate(grouping.keys)
     ]
     return sorted(made, key=lambda one: (-one.held_ns, -(one.unread_ns or 0)))[:limit]
+
+
+def _open(connections: pa.Table) -> pa.Array:
+    started, ended, established = (
+        nullable(connections, name) for name in ("started_ns", "ended_ns", "established_ns")
+    )
+    whole = started.known & ended.known
+    return int_array(
+        np.where(whole, ended.values - started.values, established.values), whole | established.known
+    )
 
 
 def _sums(table: pa.Table, name: str, codes: Ints, groups: int) -> list[int | None]:

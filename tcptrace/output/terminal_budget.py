@@ -237,7 +237,7 @@ def _streams(out: Console, streams: Sequence[Stream]) -> None:
             (
                 label(stream.key),
                 format_count(stream.connections),
-                format_duration(stream.established_ns),
+                format_duration(stream.open_ns),
                 format_size(stream.bytes_sent),
                 format_size(stream.bytes_received),
                 *(format_duration(stream.held[name]) for name in columns),
