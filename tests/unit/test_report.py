@@ -4,8 +4,8 @@ import base64
 import gzip
 import hashlib
 import json
-import os
 import re
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -594,17 +594,21 @@ def test_a_hundred_thousand_rows_in_five_seconds_and_500_mb(tmp_path: Path) -> N
     of = synthetic.connections(100_000)
     trace = synthetic.write_trace(tmp_path / "big.tct", of, synthetic.events(20_000, of=of))
     page = tmp_path / "big.html"
-    command = [sys.executable, "-m", "tcptrace", "report", str(trace), "-o", str(page)]
+    # Not ru_maxrss: it begins with that of this process, however large other tests have made it.
+    program = (
+        "import re, sys, time; from tcptrace.cli import run; code = run(sys.argv[1:])\n"
+        "peak = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]\n"
+        "print(time.process_time(), peak); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", program, "report", str(trace), "-o", str(page)]
     # The best of three: other work on the machine is not what is measured.
     best = None
     for _ in range(3):
         page.unlink(missing_ok=True)
-        child = os.posix_spawn(sys.executable, command, os.environ)
-        _, status, usage = os.wait4(child, 0)
-        assert os.waitstatus_to_exitcode(status) == EXIT_OK
-        cpu = usage.ru_utime + usage.ru_stime
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        cpu, peak_kb = map(float, done.stdout.split())
         best = cpu if best is None else min(best, cpu)
-        assert usage.ru_maxrss < 500 * 1024, f"{usage.ru_maxrss / 1024:.0f} MB"
+        assert peak_kb < 500 * 1024, f"{peak_kb / 1024:.0f} MB"
         if best < 5:
             break
     assert best is not None and best < 5, f"{best:.1f} s of CPU"
