@@ -6,12 +6,10 @@ kernel says by TCP_INFO.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from drive import LIMIT_SECONDS, SERVER, Background, address_of, wait_closed
@@ -20,16 +18,6 @@ from tcptrace.lab.namespaces import Namespace
 SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_MAX_PACING_RATE = 32, 33, 47
 PIECE = 65_536
 Tuning = Callable[[socket.socket], object]
-
-
-@contextlib.contextmanager
-def urgent() -> Iterator[None]:
-    """What this thread does, and starts, in the block runs before anything else of a busy host."""
-    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def cubic(one: socket.socket) -> None:

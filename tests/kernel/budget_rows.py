@@ -44,6 +44,8 @@ def read_exchanges(recording: Recording) -> list[Row]:
     """The table `exchanges` as the command prints it."""
     done = run("exchanges", str(recording.path), "--format", "ndjson")
     assert done.returncode == recording.exit_code, f"exchanges ended with {done.returncode}: {done.stderr}"
+    if recording.exit_code:
+        print(f"lost: {recording.lost()}")  # shown with a test that fails, perhaps because of it
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

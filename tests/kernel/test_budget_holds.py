@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from asking import Answering, Tuning, ask, closed, connected, nodelay, urgent
+from asking import Answering, Tuning, ask, closed, connected, nodelay
 from budget import Budget, column, insist_close, insist_on_shares, read_budget
 from budget_rows import other_holds, total
 from drive import SERVER
@@ -18,7 +18,7 @@ from ledger import note
 from recording import Row, only
 from scene import MS, MakeLink, Record, Wired
 from tcptrace.lab.link import Log
-from turns import Times
+from turns import Times, punctual, without_jitter
 
 Mask = npt.NDArray[np.bool_]
 
@@ -81,7 +81,7 @@ def play(
 ) -> Played:
     """Take the turns on a connection of their own; both ends are tuned alike."""
     client, server = connected(*spaces, client=tuned, server=tuned)
-    with urgent(), Answering(server, TURNS, 100, before=before_read, answers=answers):
+    with punctual(), Answering(server, TURNS, 100, before=before_read, answers=answers):
         times = ask(client, TURNS, request, 100)
     port = client.getsockname()[1]
     closed(*spaces, (client, server))
@@ -181,8 +181,7 @@ def insist_on_nagle_over(path: Path, rows: list[Row], held: Played) -> None:
 
 
 def test_hold_with_quick_acks_is_a_round_trip_and_no_delayed_ack(linked: MakeLink, record: Record) -> None:
-    with urgent():
-        link = linked(delay_ns=20 * MS)
+    link = without_jitter(linked(delay_ns=20 * MS))
     spaces = link.a, link.b
     recording = record("--port", SERVER)
     held = play(spaces, before_read=acknowledge_at_once)
@@ -197,8 +196,7 @@ def test_hold_with_quick_acks_is_a_round_trip_and_no_delayed_ack(linked: MakeLin
 
 def test_delayed_ack_is_told_from_the_path(linked: MakeLink, record: Record) -> None:
     """Over a path of 20 ms the ACK comes after 60 ms: delayed, though it would not be on a longer path."""
-    with urgent():
-        link = linked(delay_ns=10 * MS)
+    link = without_jitter(linked(delay_ns=10 * MS))
     spaces = link.a, link.b
     recording = record("--port", SERVER)
     held = play(spaces)

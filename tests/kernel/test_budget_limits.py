@@ -29,7 +29,6 @@ from asking import (
     retransmits_of,
     send_buffer,
     uncork,
-    urgent,
 )
 from budget import Budget, insist_on_shares, read_budget
 from budget_rows import other_holds, total
@@ -39,6 +38,7 @@ from recording import Recording, Row
 from scene import MS, MakeLink, Record, Wired
 from tcptrace.lab.link import DEVICE
 from tcptrace.lab.namespaces import Namespace
+from turns import punctual, without_jitter
 
 SMALL = 100
 ANSWER = 100
@@ -91,7 +91,7 @@ class Connection:
 
     def take(self, turns: int, write: Tuning, *, pause_s: float = 0.0) -> list[int]:
         """More turns. Returns their times."""
-        with urgent(), Answering(self.server, turns, self.request, pause_s=pause_s):
+        with punctual(), Answering(self.server, turns, self.request, pause_s=pause_s):
             times = ask(self.client, turns, write, ANSWER)
         self.times += times
         self.retransmits = retransmits_of(self.client)
@@ -193,8 +193,7 @@ def test_more_to_come_is_a_cork(wired: Wired, record: Record, released: bool) ->
 
 def test_congestion_window_at_the_start_of_a_long_path(linked: MakeLink, record: Record) -> None:
     """Ten segments, then twenty, then the rest: two round trips more than once the window has grown."""
-    with urgent():
-        link = linked(delay_ns=25 * MS)
+    link = without_jitter(linked(delay_ns=25 * MS))
     recording = record("--port", SERVER)
     size = 80_000
     tuned: dict[str, Sequence[Tuning]] = {"client": (nodelay, AMPLE), "server": (ROOMY,)}
@@ -246,8 +245,7 @@ def two_segments_each(space: Namespace) -> None:
 
 def test_receive_window_that_is_small_for_the_path(linked: MakeLink, record: Record) -> None:
     """A window each round trip; the last one is the request's own."""
-    with urgent():
-        link = linked(delay_ns=25 * MS)
+    link = without_jitter(linked(delay_ns=25 * MS))
     start_large(link.a)
     recording = record("--port", SERVER)
     size = 60_000
@@ -269,8 +267,7 @@ def test_send_buffer_that_is_small_for_the_path(linked: MakeLink, record: Record
     (tcp_cwnd_validate() looks for one when it sends; what is sent within the write finds none.) Pacing starts
     after ten segments, so that the first turn is not counted.
     """
-    with urgent():
-        link = linked(delay_ns=20 * MS)
+    link = without_jitter(linked(delay_ns=20 * MS))
     start_large(link.a)
     two_segments_each(link.a)
     recording = record("--port", SERVER)
@@ -289,8 +286,7 @@ def test_send_buffer_that_is_small_for_the_path(linked: MakeLink, record: Record
 @pytest.mark.parametrize("write", [in_one_write(PARTS), without_blocking(PARTS)], ids=["blocking", "polling"])
 def test_send_buffer_by_the_clock(linked: MakeLink, record: Record, write: Tuning) -> None:
     """A request that fits the buffer takes a round trip; another one for each part of it."""
-    with urgent():
-        link = linked(delay_ns=20 * MS)
+    link = without_jitter(linked(delay_ns=20 * MS))
     start_large(link.a)
     two_segments_each(link.a)
     recording = record("--port", SERVER)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import moving
-from asking import PIECE, bounded, closed, cubic, urgent
+from asking import PIECE, bounded, closed, cubic
 from budget_rows import add_up, read_exchanges, turns_of
 from conftest import require, why_no_lab, why_no_recording
 from moving import ANSWER, BANNER, HUGE, LARGE, MANY, REQUEST
@@ -24,6 +24,7 @@ from scene import MS
 from tcptrace.lab import namespaces
 from tcptrace.lab.link import Link
 from tcptrace.lab.namespaces import SIDE_B, Addresses, Namespace
+from turns import punctual
 
 Play = Callable[[socket.socket, socket.socket], None]
 Seen = tuple[Any, ...]
@@ -167,7 +168,7 @@ def play(way: Way, a: Namespace, b: Namespace, port: int) -> Outcome:
             listener.bind((address, port))
             listener.listen(1)
             client.connect((address, port))
-            with bounded(listener.accept()[0]) as server, urgent():
+            with bounded(listener.accept()[0]) as server, punctual():
                 listener.close()
                 for _ in range(way.times):
                     way.play(client, server)
