@@ -237,3 +237,12 @@ def test_without_the_hook_of_retransmissions_a_loss_is_unattributed(
 
 def test_without_the_hook_of_reads_there_are_no_turns(link: Link, whole: Ends, tmp_path: Path) -> None:
     assert not recorded_turns(link, tmp_path / "without.tct", frozenset({"tcp_rcv_space_adjust"}))
+
+
+def test_without_the_hook_of_writes_a_hold_may_be_another(link: Link, whole: Ends, tmp_path: Path) -> None:
+    """A write with MSG_MORE is held like one that Nagle holds: only its own flags tell."""
+    assert not any(row["hold_ambiguous"] for rows in whole.values() for row in rows)
+    without = recorded_turns(link, tmp_path / "without.tct", frozenset({"tcp_sendmsg_locked"}))
+    held = [row for row in without[HOLDING, "client"] if row["nagle_ns"] or row["cork_ns"]]
+    assert len(held) >= TURNS - 1, without[HOLDING, "client"]
+    assert all(row["hold_ambiguous"] for row in held)
