@@ -274,8 +274,8 @@ def _load_variant(
         config[name] = value
     refused: dict[str, str] = {}
     while True:
-        for name, program in _CONFIGURED.items():
-            config[name] = program not in missing and program not in refused
+        for flag, hook in _CONFIGURED.items():
+            config[flag] = hook not in missing and hook not in refused
         object_ = libbpf.Object(resources.bpf_object("lifecycle"))
         try:
             object_.set_initial_value(".rodata.config", config.tobytes())
