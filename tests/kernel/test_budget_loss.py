@@ -20,19 +20,21 @@ import pytest
 
 from budget import Budget, column, insist_on_shares, of, read_budget
 from conftest import require, why_no_lab, why_no_recording
-from drive import SERVER, Background, listen, poll, receive
+from drive import SERVER, Background, listen, receive
 from ledger import note
 from recording import Recording, Row
 from tcptrace.lab import namespaces
-from tcptrace.lab.faults import Drop
+from tcptrace.lab.faults import Direction, Drop
 from tcptrace.lab.link import Link
 from tcptrace.lab.namespaces import SIDE_B, Namespace
-from turns import MS, Turn, growth, kernel_counts, take_turn, totals, without_jitter
+from turns import MS, Turn, growth, kernel_counts, punctual, take_turn, totals, without_jitter
 
 SEGMENT = 1448
 """Payload of a full segment with timestamps, MTU 1500."""
 TURNS, STRUCK = 5, 3
 """Of each connection's turns this one (from 0) is disturbed."""
+SPARE = 3
+"""So many connections of a case may go another way, because the host is busy."""
 KINDS = ("TCPTimeouts", "TCPFastRetrans", "TCPLossProbes")
 UNDONE = ("TCPLossUndo", "TCPDSACKUndo", "TCPSpuriousRTOs")
 
@@ -50,7 +52,7 @@ class Case:
     counted: dict[str, int]
     segments: int = 1
     lost: tuple[int, ...] = ()
-    direction: str = "ab"
+    direction: Direction = "ab"
     sysctls: dict[str, int] = field(default_factory=dict)
     spike: str = ""
     queued: bool = True
@@ -88,27 +90,39 @@ PORTS = {name: SERVER + number for number, name in enumerate(CASES)}
 
 class Spike(Background):
     """The link stands still from the start of the block, or with the request in its queue, until the kernel
-    has counted a retransmission; a request in the queue then arrives at once."""
+    has counted a retransmission; a request in the queue then arrives at once.
+
+    `resumed_ns`: how long after the retransmission the link went on, at most.
+    """
 
     def __init__(self, link: Link, case: Case, client: Namespace) -> None:
         super().__init__()
         assert link._child
         self.relay, self.case, self.client = link._child.pid, case, client
-        self.before = kernel_counts(client)[case.spike]
-        self.link, self.packets = link, len(link.log())
+        self.before = self._count()
+        self.resumed_ns = 0
         if not case.queued:
             os.kill(self.relay, signal.SIGSTOP)
 
+    def _count(self) -> int:
+        return kernel_counts(self.client)[self.case.spike]
+
     def work(self) -> None:
+        unseen = time.monotonic_ns()
         try:
             if self.case.queued:
                 time.sleep(0.004)  # of the ten milliseconds for which the relay keeps a packet
                 os.kill(self.relay, signal.SIGSTOP)
-            poll(lambda: kernel_counts(self.client)[self.case.spike] > self.before, self.case.spike)
+            deadline = time.monotonic() + 5
+            while (looked := time.monotonic_ns()) and self._count() == self.before:
+                assert time.monotonic() < deadline, f"no {self.case.spike}"
+                unseen = looked
+                time.sleep(0.001)
             if not self.case.queued:
                 time.sleep(0.05)  # too late for any ACK to be sooner than the round trip
         finally:
             os.kill(self.relay, signal.SIGCONT)
+            self.resumed_ns = time.monotonic_ns() - unseen
 
 
 @dataclass(frozen=True)
@@ -119,6 +133,8 @@ class Done:
     turns: list[Turn]
     counted: dict[str, int]
     undone: dict[str, int]
+    resumed_ns: int
+    """After the retransmission; 0 without a spike."""
 
     @property
     def delay_ns(self) -> int:
@@ -142,12 +158,15 @@ def converse(link: Link, name: str, listener: socket.socket) -> Done:
                 "think_s": case.think_s,
                 "between_s": case.between_s,
             }
-            turns = []
+            turns, resumed = [], 0
             for number in range(TURNS):
                 if number == STRUCK:
                     before = kernel_counts(space)
-                spiked = case.spike and number == STRUCK
-                with Spike(link, case, space) if spiked else contextlib.nullcontext():
+                if case.spike and number == STRUCK:
+                    with Spike(link, case, space) as spike:
+                        turns.append(take_turn(client, server, **shape))
+                    resumed = spike.resumed_ns
+                else:
                     turns.append(take_turn(client, server, **shape))
                 if number == STRUCK:
                     after = kernel_counts(space)
@@ -155,7 +174,28 @@ def converse(link: Link, name: str, listener: socket.socket) -> Done:
             port = client.getsockname()[1]
             client.shutdown(socket.SHUT_WR)
             assert receive(server, 1) == b""
-    return Done(port, turns, growth(before, after, *KINDS), undone)
+    return Done(port, turns, growth(before, after, *KINDS), undone, resumed)
+
+
+def went_as_meant(name: str, done: Done) -> bool:
+    """Whether what happened is what the case is about: a busy host can be in the way."""
+    case = CASES[name]
+    if done.counted != case.counted:
+        return False
+    if case.spike and case.kind == "rto" and sum(done.undone.values()) != 1:
+        return False
+    # The answer to the first transmission takes half of the 20 ms, one to the second all of it.
+    return not (case.spike and case.queued) or done.resumed_ns < 5 * MS
+
+
+def converse_until(link: Link, name: str, listener: socket.socket) -> list[Done]:
+    """As many connections of a case as it wants, each of which went as it is meant to."""
+    held: list[Done] = []
+    for _ in range(CASES[name].connections + SPARE):
+        if len(held) < CASES[name].connections:
+            held += [done for done in [converse(link, name, listener)] if went_as_meant(name, done)]
+    assert len(held) == CASES[name].connections, f"{name}: the kernel did something else, or was late"
+    return held
 
 
 @dataclass(frozen=True)
@@ -172,7 +212,7 @@ def losses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Losses]:
     require(not why_no_lab(), why_no_lab())
     require(not why_no_recording(), why_no_recording())
     drops = [
-        Drop("data", nth=case.lost, direction="ba" if case.direction == "ba" else "ab", port=PORTS[name])
+        Drop("data", nth=case.lost, direction=case.direction, port=PORTS[name])
         for name, case in CASES.items()
         if case.lost
     ]
@@ -186,16 +226,15 @@ def losses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Losses]:
             usual = {sysctl: a.sysctl(sysctl) for sysctl in case.sysctls}
             for sysctl, value in case.sysctls.items():
                 a.sysctl(sysctl, value)
-            with listen(b, port=PORTS[name]) as listener:
-                done[name] = [converse(link, name, listener) for _ in range(case.connections)]
+            with listen(b, port=PORTS[name]) as listener, punctual():
+                done[name] = converse_until(link, name, listener)
             for sysctl, before in usual.items():
                 a.sysctl(sysctl, before)
         yield Losses(a, b, read_budget(recording), done)
 
 
-def rows_of(losses: Losses, name: str, done: Done) -> list[Row]:
-    """The client's rows of a connection; that the loss went as it was meant to is checked first."""
-    assert done.counted == CASES[name].counted, f"the kernel repeated in another way: {done}"
+def rows_of(losses: Losses, done: Done) -> list[Row]:
+    """The client's rows of a connection."""
     rows = losses.budget.turns(losses.a, done.port)
     assert [row["side"] for row in rows] == ["client"] * TURNS
     return rows
@@ -208,7 +247,7 @@ def undisturbed(rows: list[Row]) -> list[Row]:
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_lost_segment_is_charged_to_loss_recovery(losses: Losses, name: str) -> None:
     for done in losses.done[name]:
-        rows = rows_of(losses, name, done)
+        rows = rows_of(losses, done)
         struck = rows[STRUCK]
         assert done.delay_ns > 15 * MS, done
         note("loss_recovery_ns", 1, done.delay_ns, struck["loss_recovery_ns"] or 0, ">= 90 % of the delay")
@@ -220,7 +259,7 @@ def test_a_lost_segment_is_charged_to_loss_recovery(losses: Losses, name: str) -
 @pytest.mark.parametrize("name", LOSSES)
 def test_undisturbed_turns_are_charged_nothing(losses: Losses, name: str) -> None:
     for done in losses.done[name]:
-        for row in undisturbed(rows_of(losses, name, done)):
+        for row in undisturbed(rows_of(losses, done)):
             assert (row["loss_recovery_ns"], row["retransmits"], row["retransmit_kind"]) == (0, 0, None), row
 
 
@@ -228,7 +267,7 @@ def test_undisturbed_turns_are_charged_nothing(losses: Losses, name: str) -> Non
 def test_what_a_loss_did_not_cost_is_as_before(losses: Losses, name: str) -> None:
     """Network and peer of a disturbed turn are those of the turns before it."""
     for done in losses.done[name]:
-        rows = rows_of(losses, name, done)
+        rows = rows_of(losses, done)
         usual = np.median(column(rows[:STRUCK], "network_ns", "peer_ns"))
         struck = rows[STRUCK]
         assert struck["network_exact"] is True
@@ -242,9 +281,7 @@ def test_what_a_loss_did_not_cost_is_as_before(losses: Losses, name: str) -> Non
 def test_a_spurious_retransmission_is_charged_nothing(losses: Losses, name: str) -> None:
     """Nothing was lost: all of the delay is the network's."""
     for done in losses.done[name]:
-        rows = rows_of(losses, name, done)
-        if CASES[name].kind == "rto":
-            assert sum(done.undone.values()) == 1, f"the kernel did not undo it: {done}"
+        rows = rows_of(losses, done)
         struck = rows[STRUCK]
         assert done.delay_ns > 150 * MS, done
         note("loss_recovery_ns", 1, 0, struck["loss_recovery_ns"] or 0, "nothing")
@@ -256,7 +293,7 @@ def test_a_spurious_retransmission_is_charged_nothing(losses: Losses, name: str)
 def test_a_lost_answer_is_no_loss_of_the_client(losses: Losses) -> None:
     """It is invisible from this end: the server's kernel repeated it."""
     (done,) = losses.done["answer lost"]
-    struck = rows_of(losses, "answer lost", done)[STRUCK]
+    struck = rows_of(losses, done)[STRUCK]
     assert done.delay_ns > 150 * MS, done
     assert (struck["loss_recovery_ns"], struck["retransmits"]) == (0, 0), struck
     assert struck["network_ns"] + struck["peer_ns"] >= 0.9 * done.delay_ns, (done, struck)
