@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from tcptrace import units
 from tcptrace.output import colours, report_text
@@ -38,3 +38,13 @@ def environment(directory: Path) -> Environment:
     }
     made.globals["NO_VALUE"] = units.UNKNOWN
     return made
+
+
+def with_code(text: str) -> Markup:
+    """Escaped; what stands between two backticks is code."""
+    parts = [escape(visible(part)) for part in text.split("`")]
+    if len(parts) % 2 == 0:
+        return Markup("`").join(parts)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
+    )

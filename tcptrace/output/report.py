@@ -23,7 +23,7 @@ from tcptrace.analysis.clocks import Clock
 from tcptrace.analysis.join import Joined
 from tcptrace.analysis.stages import GROUPS
 from tcptrace.output import figures, report_rows, report_text, report_views, timeline_html
-from tcptrace.output.pages import environment
+from tcptrace.output.pages import environment, with_code
 from tcptrace.output.report_chapter import Chapter, Material, chapter
 from tcptrace.output.report_frame import Quantiles, connection_frame, event_frame, quantiles
 from tcptrace.output.report_health import Health, health
@@ -99,7 +99,7 @@ def render(recordings: Sequence[Recording], joined: Joined | None = None) -> str
             groups=GROUPS,
             chapter=budget,
             joined=join_view(together, [one.name for one in facts_of]) if together else None,
-            no_budget=report_text.NO_BUDGET,
+            no_budget=with_code(report_text.NO_BUDGET),
             palette=figures.PALETTE,
             script_hashes=f"{_hash(script.encode())} {plotly_hash}",
             style=Markup((directory / "report.css").read_text(encoding="utf-8")) + timeline_html.style(),

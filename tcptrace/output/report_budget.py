@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from tcptrace.analysis import groups
 from tcptrace.analysis.advice import changes
@@ -19,8 +19,8 @@ from tcptrace.analysis.setup import setup
 from tcptrace.analysis.stages import GROUPS, NOT_AT, STAGES
 from tcptrace.analysis.unknowns import why_unknown
 from tcptrace.output import figures_budget
-from tcptrace.output.escape import visible
 from tcptrace.output.figures_budget import BAR_HEIGHT, HEIGHT, Bar
+from tcptrace.output.pages import with_code
 from tcptrace.output.report_text import share
 from tcptrace.output.stage_words import stage_meaning, stage_name
 from tcptrace.units import format_duration, plural
@@ -185,24 +185,14 @@ def _advice(own: Pieces, here: Pieces, connections: pa.Table, whole: Group) -> l
     made = setup(here, connections) if whole.side == "client" else None
     return [
         Advice(
-            _with_code(_MARK.sub("≈ ", f"{change.what[:1].upper()}{change.what[1:]}", count=1)),
-            _with_code(change.do),
-            _with_code(change.note.rstrip(".")),
+            with_code(_MARK.sub("≈ ", f"{change.what[:1].upper()}{change.what[1:]}", count=1)),
+            with_code(change.do),
+            with_code(change.note.rstrip(".")),
             f"Saves {'at most ' if change.at_most else ''}{'≈ ' if change.estimated else ''}"
             f"{format_duration(change.whole_ns)} of the {whole.side} end's mean",
         )
         for change in changes(own, connections, gap(whole, made))
     ]
-
-
-def _with_code(text: str) -> Markup:
-    """Escaped; what stands between two backticks is code."""
-    parts = [escape(visible(part)) for part in text.split("`")]
-    if len(parts) % 2 == 0:
-        return Markup("`").join(parts)
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
-    )
 
 
 def _answer(side: str, whole: Group) -> Answer:
