@@ -6,10 +6,12 @@ TCP_INFO. Nagle's algorithm is off, so that no test has two causes.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -32,13 +34,15 @@ from asking import (
 )
 from budget import Budget, insist_on_shares, read_budget
 from budget_rows import other_holds, total
+from conftest import require
 from drive import LIMIT_SECONDS, SERVER
 from ledger import note
 from recording import Recording, Row
 from scene import MS, MakeLink, Record, Wired
+from tcptrace.lab import namespaces
 from tcptrace.lab.link import DEVICE
 from tcptrace.lab.namespaces import Namespace
-from turns import punctual, without_jitter
+from turns import kernel_counts, punctual, without_jitter
 
 SMALL = 100
 ANSWER = 100
@@ -220,6 +224,36 @@ def test_pacing(wired: Wired, record: Record) -> None:
     assert difference > 2 * size / rate * 1e9, "the scene is not the one that this test is about"
     _, rows = finish(recording, free, paced)
     insist_on(rows, "pacing_ns", difference)
+
+
+@contextlib.contextmanager
+def received_elsewhere(*spaces: Namespace) -> Iterator[None]:
+    """Packets wait for another CPU than this thread's: until then their sender's device still has them."""
+    usual = os.sched_getaffinity(0)
+    here, there, *_ = sorted(usual)
+    for space in spaces:
+        steer = f"echo {1 << there:x} > /sys/class/net/veth0/queues/rx-0/rps_cpus"
+        namespaces.ip("netns", "exec", space.name, "sh", "-c", steer)
+    os.sched_setaffinity(0, {here})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, usual)
+
+
+def test_autocorking_is_pacing_by_the_device(wired: Wired, record: Record) -> None:
+    """The second write waits until the first has left the device: tcp_should_autocork(), which is counted."""
+    require(len(os.sched_getaffinity(0)) > 1, "a single CPU")
+    recording = record("--port", SERVER)
+    before = kernel_counts(wired[0])
+    with received_elsewhere(*wired):
+        connection = Connection(wired, SMALL)
+        connection.take(20, in_writes_of(SMALL // 2, 2))
+    corked = kernel_counts(wired[0])["TCPAutoCorking"] - before["TCPAutoCorking"]
+    assert corked, "the scene is not the one that this test is about"
+    (rows,) = finish(recording, connection)
+    assert sum(row["pacing_ns"] > 0 for row in rows) == corked
+    assert not any(other_holds(rows, "pacing_ns").values()), other_holds(rows)
 
 
 def test_receive_window_of_an_absent_reader(wired: Wired, record: Record) -> None:
