@@ -50,12 +50,9 @@ def test_abort_by_linger_zero(wired: Wired, record: Record, aborting: str) -> No
         established_ns=watch.gap("connect", instant),
         **(sent if aborting == "client" else received),
     )
-    # Its socket left CLOSE in no system call of its owner when the reset came from outside.
-    owner = {} if aborting == "server" else UNOWNED
     scene.expect_server(
         server,
         established_ns=watch.gap("connect+accept", "abort+reset"),
-        **owner,
         **(sent if aborting == "server" else received),
     )
 
@@ -160,7 +157,6 @@ def test_data_after_the_close_is_answered_by_a_reset(wired: Wired, record: Recor
     )
     scene.expect_server(
         server,
-        **UNOWNED,
         **RESET_RECEIVED,
         established_ns=watch.gap("connect+accept", "close+eof"),
         close_wait_ns=watch.gap("close+eof", "data"),
@@ -193,7 +189,6 @@ def test_data_crossing_the_close_is_answered_by_a_reset(linked: MakeLink, record
     )
     scene.expect_server(
         server,
-        **UNOWNED,
         **RESET_RECEIVED,
         established_ns=watch.gap("connect+accept", "client close+reset"),
         close_wait_ns=watch.within("client close+reset"),

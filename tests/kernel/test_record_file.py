@@ -125,7 +125,7 @@ def test_the_default_name_has_host_and_time(
         (["--pid", "abc"], "abc"),
         (["--pid", "0"], "0"),
         (["--comm", ""], "''"),
-        (["--mode", "budget"], "budget"),
+        (["--mode", "queues"], "queues"),
         (["--nonsense"], "--nonsense"),
     ],
 )
