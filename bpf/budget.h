@@ -251,7 +251,8 @@ TT_TRACEPOINT(net_dev_start_xmit)
 static __always_inline void tt_acknowledged(struct tcp_sock *tp, struct tt_budget *b, __u32 ack,
 					    int pure, __u64 arrived)
 {
-	__u64 fastest = (__u64)TT_READ(tp, rtt_min.s[0].v) * 1000;
+	__u64 fastest =
+		(__u64)TT_READ(tp, rtt_min.s[0].v) * 875; /* ns, less an eighth for jitter */
 
 	if (b->hold == TT_HOLD_NAGLE && !b->release_ns && b->departed_ns &&
 	    arrived > b->departed_ns && ack == b->departed_end)
@@ -342,7 +343,8 @@ TT_TRACEPOINT(sk_data_ready)
 		b->awaited = tt_reader_waits(sk);
 		/* spurious: the kernel has undone it, or the peer answers what was sent before */
 		if (b->resent_ns && ((b->resent_undo && !TT_READ(tp, undo_marker)) ||
-				     (tt_echoed(tp) && tt_after(b->resent_stamp, tt_echoed(tp)))))
+				     (b->resent_first && tt_echoed(tp) &&
+				      tt_after(b->resent_stamp, tt_echoed(tp)))))
 			b->resent_ns = 0;
 	}
 	if (!b->unread_since_ns)
@@ -451,6 +453,8 @@ static __always_inline void tt_budget_retransmit(struct sock *sk, struct sk_buff
 	b->resent_ns = bpf_ktime_get_ns();
 	b->resent_end = end;
 	b->resent_undo = TT_READ(tp, undo_marker) != 0;
+	/* the peer echoes the earliest segment that it had not acknowledged: only that one's tells */
+	b->resent_first = TT_READ(cb, seq) == TT_READ(tp, snd_una);
 	b->resent_stamp = tt_timestamp(tp, TT_READ(skb, tstamp));
 }
 

@@ -97,7 +97,8 @@ struct tt_budget {
 	__u8 acknowledged_late; /* with a segment without data, and no data has come since */
 	__u8 lingers;           /* the connection is closed, its last answer still to be read */
 	__u8 resent_undo;       /* the last retransmission may yet be undone */
-	__u8 pad[4];
+	__u8 resent_first;      /* it began with the first byte that was not acknowledged */
+	__u8 pad[3];
 };
 
 /* State of one socket between its first sight and its record. Never leaves the kernel. */
