@@ -73,11 +73,11 @@ wheel: setup ## dist/tcptrace-*.whl, with the compiled eBPF programs in it
 clean: ## remove what was made, except the virtual environment
 	$(Q)rm -rf $(BUILD) dist demo *.egg-info
 
-$(BUILD)/.packages: scripts/install-packages
+$(BUILD)/.packages: scripts/install-packages Makefile
 	$(Q)scripts/install-packages $(PACKAGES)
 	$(Q)mkdir -p $(@D) && touch $@
 
-$(BUILD)/.packages-test: scripts/install-packages $(BUILD)/.packages
+$(BUILD)/.packages-test: scripts/install-packages Makefile $(BUILD)/.packages
 	$(Q)scripts/install-packages $(TEST_PACKAGES)
 	$(Q)mkdir -p $(@D) && touch $@
 
