@@ -298,9 +298,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> type[Kernel]:
     return Kernel
 
 
-@pytest.mark.parametrize(
-    "fact", [fact for fact in FACTS if fact.tracepoint], ids=lambda fact: fact.program
-)
+@pytest.mark.parametrize("fact", [fact for fact in FACTS if fact.tracepoint], ids=lambda fact: fact.program)
 def test_a_kernel_without_a_tracepoint(kernel: type[Kernel], fact: Any) -> None:
     kernel.without = fact.tracepoint
     reason = f"this kernel has no tracepoint {fact.tracepoint}, so {fact.consequence}"
