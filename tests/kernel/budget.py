@@ -27,8 +27,13 @@ class Budget:
 
     def turns(self, space: Namespace, client_port: int) -> list[Row]:
         """The turns of one end, in order: of the only connection of a namespace with this client port."""
-        found = [row for row in self.ends(space) if client_port in (row["local_port"], row["remote_port"])]
-        return turns_of(self.exchanges, only(found))
+        return turns_of(self.exchanges, self.end(space, client_port))
+
+    def end(self, space: Namespace, client_port: int) -> Row:
+        """The end in a namespace of the only connection with this client port."""
+        return only(
+            [row for row in self.ends(space) if client_port in (row["local_port"], row["remote_port"])]
+        )
 
     def ends(self, space: Namespace) -> list[Row]:
         """The connections' ends in a namespace."""
