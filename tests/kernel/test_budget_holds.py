@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -137,6 +138,27 @@ def test_nothing_is_held(
     assert not any(flags(client)) and not any(flags(server))
     assert {row["writes"] for row in client} == {writes}
     assert max(played.times) < STALL_NS, "the scene is not the one that this test is about"
+
+
+def test_hold_that_switching_nagle_off_ends(wired: Wired, record: Record) -> None:
+    """Before the delayed ACK comes: no ACK has ended it, so that none was late."""
+    recording = record("--port", SERVER)
+    held = []
+
+    def write(one: socket.socket) -> None:
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+        one.send(PART)
+        begin = time.monotonic_ns()
+        one.send(PART)
+        time.sleep(0.02)
+        nodelay(one)
+        held.append(time.monotonic_ns() - begin)
+
+    client, _ = play(wired, write).turns(read_budget(recording), wired)
+    # In its first turn the server acknowledges at once.
+    insist_close("nagle_ns", column(client[1:], "nagle_ns"), np.array(held[1:]), 0.03, 0)
+    assert min(held) > 20 * MS and not any(flags(client))
+    assert not any(other_holds(client, "nagle_ns").values()), other_holds(client)
 
 
 @dataclass(frozen=True)
