@@ -202,9 +202,9 @@ static __always_inline void tt_exchange_asked(struct tt_exchange *one, struct tt
 	__u64 departed = tt_stages_of_writing(b, 0, end, stage);
 	__u64 resent = b->resent_ns > departed ? b->resent_ns : departed;
 
-	if (departed && TT_CONFIG(has_retransmit))
+	if (departed && TT_CONFIG(has_retransmit) && !b->resent_unseen)
 		stage[TT_STAGE_LOSS_RECOVERY] = resent - departed;
-	if (departed && (TT_CONFIG(has_retransmit) || !b->retransmits))
+	if (departed && !b->resent_unseen)
 		stage[TT_STAGE_WIRE] = tt_span(resent, b->arrived_ns);
 	tt_stages_of_reading(b, stage);
 }

@@ -234,7 +234,7 @@ static __always_inline void tt_budget_retransmit(struct sock *sk, struct sk_buff
 
 	if (!tt_after(end, b->write_start))
 		return;
-	b->retransmits++;
+	b->retransmits += TT_READ(cb, tcp_gso_segs);
 	b->flags |= tt_retransmit_kind(tp);
 	b->resent_before_ns = b->resent_ns;
 	b->resent_ns = bpf_ktime_get_ns();

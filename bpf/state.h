@@ -98,7 +98,8 @@ struct tt_budget {
 	__u8 lingers;           /* the connection is closed, its last answer still to be read */
 	__u8 resent_undo;       /* the last retransmission may yet be undone */
 	__u8 resent_first;      /* it began with the first byte that was not acknowledged */
-	__u8 pad[3];
+	__u8 resent_unseen;     /* a retransmission was hidden from us: when, is not known */
+	__u8 pad[2];
 };
 
 /* State of one socket between its first sight and its record. Never leaves the kernel. */

@@ -133,6 +133,16 @@ static __always_inline void tt_turn_to_writing(struct sock *sk, struct tcp_sock 
 	b->write_bad = bad;
 }
 
+/* The kernel's own count, in segments, also has those whose event was hidden from us. */
+static __always_inline void tt_count_retransmits(struct tcp_sock *tp, struct tt_budget *b)
+{
+	__s32 retransmits = TT_READ(tp, total_retrans) - b->retransmits_before;
+
+	b->resent_unseen = retransmits > b->retransmits;
+	if (b->resent_unseen)
+		b->retransmits = retransmits;
+}
+
 /* Data begins a burst of reads; `acknowledged` is how far it acknowledges what was written. */
 static __always_inline void tt_turn_to_reading(struct sock *sk, struct tcp_sock *tp,
 					       struct tt_socket *s, struct tt_budget *b,
@@ -147,8 +157,7 @@ static __always_inline void tt_turn_to_reading(struct sock *sk, struct tcp_sock 
 		bad = tt_after(end, acknowledged);
 		if (TT_READ(sk, __sk_common.skc_state) != TCP_ESTABLISHED)
 			end = b->departed_end;
-		if (!TT_CONFIG(has_retransmit))
-			b->retransmits = TT_READ(tp, total_retrans) - b->retransmits_before;
+		tt_count_retransmits(tp, b);
 		if (b->read_before && (b->turns == TT_TURNS_ANSWERS || b->greeting)) {
 			if (bad || b->write_bad || b->read_bad)
 				b->pipelined++;
