@@ -7,6 +7,7 @@ tells that a turn was joined to the right one is the size of its request, which 
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -152,4 +153,7 @@ def test_the_report_joins_them(hosts: Hosts, tmp_path: Path) -> None:
     page = tmp_path / "both.html"
     done = run("report", str(hosts.client), str(hosts.server), "-o", str(page))
     assert done.returncode == 0, done.stderr
-    assert page.stat().st_size > 0
+    text = re.sub(r"<[^>]+>", " ", page.read_text())
+    assert re.search(r"The clock of server\.tct was ≈\s+5\.00\s*s\s+ahead of that of client\.tct", text)
+    cells = f"1. client.tct {len(PORTS)} {len(PORTS)} 0 0 0 {len(PORTS) * TURNS} {len(PORTS) * TURNS}"
+    assert cells in " ".join(text.split()), "ends, in another recording, ..., client exchanges, network exact"
