@@ -64,6 +64,7 @@ struct tt_budget {
 	__u64 unread_since_ns;
 	__u64 min_sample_ns;
 	__u32 write_start;    /* sequence numbers: the burst of writes begins here, */
+	__u32 write_end;      /* ended there when the answer came, */
 	__u32 departed_end;   /* has been handed to the device up to here, */
 	__u32 resent_end;     /* and retransmitted up to here */
 	__u32 read_start;     /* the burst of reads begins here */
@@ -99,7 +100,7 @@ struct tt_budget {
 	__u8 resent_undo;       /* the last retransmission may yet be undone */
 	__u8 resent_first;      /* it began with the first byte that was not acknowledged */
 	__u8 resent_unseen;     /* a retransmission was hidden from us: when, is not known */
-	__u8 pad[2];
+	__u8 pad[6];
 };
 
 /* State of one socket between its first sight and its record. Never leaves the kernel. */

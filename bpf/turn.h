@@ -121,7 +121,7 @@ static __always_inline void tt_turn_to_writing(struct sock *sk, struct tcp_sock 
 			if (bad || b->write_bad || b->read_bad)
 				b->pipelined++;
 			else
-				tt_exchange_over(sk, s, TT_SIDE_CLIENT, b->departed_end);
+				tt_exchange_over(sk, s, TT_SIDE_CLIENT, b->write_end);
 			b->greeting = 0;
 		}
 	} else if (b->turns == TT_TURNS_ANSWERS) {
@@ -165,8 +165,7 @@ static __always_inline void tt_turn_to_reading(struct sock *sk, struct tcp_sock 
 				tt_exchange_over(sk, s, TT_SIDE_SERVER, end);
 			b->greeting = 0;
 		}
-		if (!TT_CONFIG(has_departure))
-			b->departed_end = end; /* what tt_turn_to_writing() goes by */
+		b->write_end = end;
 	} else if (b->turns == TT_TURNS_ASKS) {
 		b->greeting = !(s->flags & TT_FLAG_FIRST_MISSED);
 	} else {
@@ -197,7 +196,7 @@ static __always_inline void tt_turn_end(struct sock *sk, struct tt_socket *s, in
 		if (b->write_bad || b->read_bad)
 			b->pipelined++;
 		else if (b->first_read_ns && !b->unread_since_ns)
-			tt_exchange_over(sk, s, TT_SIDE_CLIENT, b->departed_end);
+			tt_exchange_over(sk, s, TT_SIDE_CLIENT, b->write_end);
 		else if (closed && b->unread_since_ns) {
 			b->lingers = 1;
 			return;
