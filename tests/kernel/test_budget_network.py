@@ -19,7 +19,7 @@ from recording import Recording
 from tcptrace.lab import namespaces
 from tcptrace.lab.link import Link
 from tcptrace.lab.namespaces import SIDE_B, Namespace
-from turns import MS, US, Carried, Turn, carried, take_turn, without_jitter
+from turns import MS, US, Carried, Turn, awake, carried, take_turn, without_jitter
 
 TURNS = 11
 DELAYS_MS = (1, 10, 50)
@@ -69,7 +69,8 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
         stack.callback(both.abandon)
         alone = Recording(directory / "client.tct", of(a))
         stack.callback(alone.abandon)
-        held = list(converse(link))
+        with awake():
+            held = list(converse(link))
         link.stop()  # completes its log
         log = link.log()
         cases = {name: Case(port, turns, carried(log, port, TURNS)) for name, port, turns in held}

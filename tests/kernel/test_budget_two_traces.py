@@ -28,7 +28,7 @@ from tcptrace.lab.link import Link, Log
 from tcptrace.lab.namespaces import SIDE_B
 from tcptrace.lab.packet import RST
 from tcptrace.trace.reader import read
-from turns import MS, US, Carried, carried, take_turn, without_jitter
+from turns import MS, US, Carried, awake, carried, take_turn, without_jitter
 
 AHEAD_NS = 5_000 * MS
 BOOTED_NS = 11 * 86_400_000 * MS
@@ -91,7 +91,8 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         for name, space in (("client", a), ("here", b)):
             recordings.append(Recording(directory / f"{name}.tct", of(space)))
             stack.callback(recordings[-1].abandon)
-        held = list(converse(link))
+        with awake():
+            held = list(converse(link))
         client, server = recordings
         for recording in recordings:
             recording.stop()

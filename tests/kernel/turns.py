@@ -9,6 +9,8 @@ import contextlib
 import os
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -132,6 +134,35 @@ def without_jitter(link: Link) -> Link:
     with contextlib.suppress(PermissionError):  # then it jitters, and its log says so
         os.sched_setscheduler(link._child.pid, os.SCHED_FIFO, os.sched_param(10))
     return link
+
+
+SPIN = """
+import os, signal
+signal.alarm(60)
+os.sched_setaffinity(0, {%d})
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+while os.getppid() == %d:
+    for _ in range(100_000):
+        pass
+"""
+
+
+@contextlib.contextmanager
+def awake() -> Iterator[None]:
+    """No CPU goes to sleep: one that does takes 100 us and more to take a packet, which no log tells.
+
+    On each a process spins that gives way to everything else.
+    """
+    spinners = []
+    try:
+        for cpu in os.sched_getaffinity(0):
+            command = [sys.executable, "-S", "-c", SPIN % (cpu, os.getpid())]
+            spinners.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
+        yield
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
 
 
 @contextlib.contextmanager
