@@ -311,11 +311,11 @@ static __always_inline void tt_finish(struct sock *sk, struct tt_socket *s)
 		s->visited &= ~(1 << TCP_FIN_WAIT2);
 	s->pending = 0;
 	s->done = 1;
+	tt_budget_end(sk, s); /* its sums leave whatever becomes of the record */
 	/* tcp_disconnect() has forgotten the tuple and every count: the journal tells of the connection */
 	if (s->journaled && !TT_READ(sk, __sk_common.skc_dport) && tt_owner_wanted(s))
 		return;
 	tt_journal_clear(s);
-	tt_budget_end(sk, s);
 	if (tt_wanted(sk, s) && !tt_emit(sk, s, s->close_reason, s->ended_ns))
 		tt_count(TT_LOST_CONNECTION_RING);
 	tt_count(TT_COUNT_FINISHED);
