@@ -92,9 +92,8 @@ TT_TRACEPOINT(tcp_probe)
 }
 
 /* Received data can be read. In a state that tcp_probe does not tell of, it is the first that is known of it. */
-TT_TRACEPOINT(sk_data_ready)
+static __always_inline int tt_on_ready(struct sock *sk)
 {
-	struct sock *sk = TT_ARG(0, struct sock *);
 	struct tt_socket *s = tt_followed(sk);
 	struct tcp_sock *tp;
 	struct tt_budget *b;
@@ -130,6 +129,11 @@ TT_TRACEPOINT(sk_data_ready)
 	if (!b->unread_since_ns)
 		b->unread_since_ns = now;
 	return 0;
+}
+
+TT_TRACEPOINT(sk_data_ready)
+{
+	return tt_on_ready(TT_ARG(0, struct sock *));
 }
 
 /* Received bytes were copied to the application, or spliced: fires for each segment of a read. */
@@ -181,15 +185,16 @@ TT_TRACEPOINT(tcp_rcv_space_adjust)
 	return 0;
 }
 
-/* A read has returned and let go of the lock. */
-TT_TRACEPOINT(sock_recv_length)
+/* A read has returned, with the number of bytes or an error, and let go of the lock. A glance that comes
+ * between the copies of a read makes two reads of it. */
+static __always_inline int tt_on_read_end(struct sock *sk, int copied)
 {
 	struct tt_socket *s;
 	struct tt_budget *b;
 
-	if (TT_ARG(1, int) <= 0 || TT_ARG(2, int) & MSG_PEEK)
+	if (copied <= 0)
 		return 0;
-	s = tt_followed(TT_ARG(0, struct sock *));
+	s = tt_followed(sk);
 	if (!s)
 		return 0;
 	b = &s->budget;
@@ -197,6 +202,12 @@ TT_TRACEPOINT(sock_recv_length)
 		return 0;
 	b->in_read = 0; /* the next copy is another read's */
 	return 0;
+}
+
+TT_TRACEPOINT(sock_recv_length)
+{
+	return TT_ARG(2, int) & MSG_PEEK ? 0
+					 : tt_on_read_end(TT_ARG(0, struct sock *), TT_ARG(1, int));
 }
 
 #endif

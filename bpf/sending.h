@@ -14,18 +14,13 @@
 #define TT_DELAYED_ACK_MIN_NS 30000000
 #define TT_DELAYED_ACK_MAX_NS 210000000
 
-/* A write has entered and has the lock. Fires again for each segment it fills. */
-TT_TRACEPOINT(tcp_sendmsg_locked)
+/* A write has entered and has the lock: `more` data are said to follow, and its return will show as well. */
+static __always_inline int tt_on_write(struct sock *sk, int more, int end_seen)
 {
-	struct sock *sk = TT_ARG(0, struct sock *);
-	struct msghdr *msg = TT_ARG(1, struct msghdr *);
-	struct tt_socket *s;
+	struct tt_socket *s = tt_followed(sk);
 	struct tcp_sock *tp;
 	struct tt_budget *b;
 
-	if (tt_write_goes_on(msg))
-		return 0;
-	s = tt_followed(sk);
 	if (!s || s->budget.in_write)
 		return 0;
 	tp = tt_tcp_sock(sk);
@@ -54,8 +49,8 @@ TT_TRACEPOINT(tcp_sendmsg_locked)
 	b->hold = TT_HOLD_NONE;
 	b->mark_ns = b->last_write_ns = now;
 	b->nagle = tt_nonagle(tp);
-	b->more = (TT_READ(msg, msg_flags) & MSG_MORE) != 0;
-	if (TT_CONFIG(has_write_end))
+	b->more = more;
+	if (end_seen)
 		b->in_write = 1;
 	else
 		b->write_end_ns = now; /* its return is not known: from entry to entry */
@@ -63,11 +58,20 @@ TT_TRACEPOINT(tcp_sendmsg_locked)
 	return 0;
 }
 
-/* A write has returned and let go of the lock. */
-TT_TRACEPOINT(sock_send_length)
+/* Fires for each segment that a write fills. */
+TT_TRACEPOINT(tcp_sendmsg_locked)
 {
-	struct sock *sk = TT_ARG(0, struct sock *);
-	int sent = TT_ARG(1, int);
+	struct msghdr *msg = TT_ARG(1, struct msghdr *);
+
+	if (tt_write_goes_on(msg))
+		return 0;
+	return tt_on_write(TT_ARG(0, struct sock *), (TT_READ(msg, msg_flags) & MSG_MORE) != 0,
+			   TT_CONFIG(has_write_end));
+}
+
+/* A write has returned, with the number of bytes or an error, and let go of the lock. */
+static __always_inline int tt_on_write_end(struct sock *sk, int sent)
+{
 	struct tt_socket *s = tt_followed(sk);
 	struct tt_budget *b;
 
@@ -93,6 +97,11 @@ TT_TRACEPOINT(sock_send_length)
 			b->departed_end = TT_READ(tp, write_seq); /* the end of what was written */
 	}
 	return 0;
+}
+
+TT_TRACEPOINT(sock_send_length)
+{
+	return tt_on_write_end(TT_ARG(0, struct sock *), TT_ARG(1, int));
 }
 
 /* Where a TCP segment in a packet on its way out begins and ends. */
@@ -144,9 +153,8 @@ static __always_inline void tt_acknowledges(struct sk_buff *skb, struct tt_budge
 }
 
 /* A packet is handed to the device. A bridge, a bond or a tunnel hands it on: the last time counts. */
-TT_TRACEPOINT(net_dev_start_xmit)
+static __always_inline int tt_on_departure(struct sk_buff *skb)
 {
-	struct sk_buff *skb = TT_ARG(0, struct sk_buff *);
 	struct sock *sk = TT_READ(skb, sk);
 	struct tt_span_of_bytes span;
 	struct tcp_sock *tp;
@@ -204,6 +212,11 @@ TT_TRACEPOINT(net_dev_start_xmit)
 		b->departed_ns = now; /* the same packet once more */
 	}
 	return 0;
+}
+
+TT_TRACEPOINT(net_dev_start_xmit)
+{
+	return tt_on_departure(TT_ARG(0, struct sk_buff *));
 }
 
 static __always_inline __u8 tt_retransmit_kind(struct tcp_sock *tp)
