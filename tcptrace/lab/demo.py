@@ -12,11 +12,9 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from tcptrace.errors import EXIT_FAILURE, EXIT_INCOMPLETE, EXIT_OK, HostError, TcptraceError
@@ -24,8 +22,8 @@ from tcptrace.lab import namespaces
 from tcptrace.lab.faults import Drop
 from tcptrace.lab.link import Link
 from tcptrace.lab.namespaces import Addresses, Namespace
+from tcptrace.lab.recording import TCPTRACE, recording
 
-TCPTRACE = [sys.executable, "-m", "tcptrace"]
 LIMIT_SECONDS = 30.0
 
 SHOP, STORE = Addresses("10.88.0.1", "fd88::1"), Addresses("10.88.0.2", "fd88::2")
@@ -71,32 +69,6 @@ def start(space: Namespace, name: str, *arguments: object, ready: bool = False) 
     return child
 
 
-@contextlib.contextmanager
-def recording(path: Path, spaces: list[Namespace]) -> Iterator[None]:
-    """`tcptrace record` of these namespaces, from its line `recording` to the end of the block."""
-    command = [*TCPTRACE, "record", "--force", "-o", str(path)]
-    for space in spaces:
-        command += ["--netns", space.name]
-    print("$", "tcptrace", *command[3:], file=sys.stderr, flush=True)
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert child.stderr
-    try:
-        for line in child.stderr:
-            sys.stderr.write(line)
-            if line.startswith("recording"):
-                break
-        else:
-            raise TcptraceError("tcptrace record ended before it recorded anything")
-        yield
-        child.send_signal(signal.SIGINT)
-        sys.stderr.write(child.communicate(timeout=LIMIT_SECONDS)[1])
-        if child.returncode not in (EXIT_OK, EXIT_INCOMPLETE):
-            raise TcptraceError(f"tcptrace record failed with {child.returncode}")
-    finally:
-        namespaces.stop(child)
-        child.stderr.close()
-
-
 def play(path: Path) -> None:
     """Set everything up, record, and take everything down again."""
     with contextlib.ExitStack() as stack:
@@ -110,7 +82,9 @@ def play(path: Path) -> None:
         say(f"shop {shop.name} and store {store.name} over a veth")
         say(f"cafe {cafe.name} and cloud {cloud.name} over 10 ms each way")
         start(shop, "inventory", "call", STORE.ipv4, 80, "stay", ready=True)  # open before the recording
-        with recording(path, [shop, store, cafe, cloud]):
+        spaces = [word for space in (shop, store, cafe, cloud) for word in ("--netns", space.name)]
+        print("$", "tcptrace", "record", "-o", path, *spaces, file=sys.stderr, flush=True)
+        with recording(path, spaces):
             start(cafe, "dashboard", "call", CLOUD.ipv4, 443, "stay", ready=True)  # and one at its end
             clients = [start(shop, *_call(client)) for client in SHOP_CLIENTS]
             clients += [start(cafe, *_call(client)) for client in CAFE_CLIENTS]

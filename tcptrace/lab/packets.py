@@ -1,0 +1,68 @@
+"""The relay's log of packets, by flow and by kind: the truth on the wire."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tcptrace.lab.faults import Kind
+from tcptrace.lab.link import Log
+from tcptrace.lab.packet import ACK, FIN, RST, SYN
+
+OUT, BACK = 0, 1
+"""Directions: from the client's side to the server's, and back."""
+
+
+def flows(log: Log, port: int) -> list[Log]:
+    """The packets of each connection with this port at either end, in the order in which the connections
+    began; within one, in the order in which they arrived at the relay."""
+    mine = log[(log["source_port"] == port) | (log["destination_port"] == port)]
+    return [
+        np.sort(mine[mine["flow"] == flow], order="arrived_ns", kind="stable")
+        for flow in np.unique(mine["flow"])
+    ]
+
+
+def of_kind(packets: Log, kind: Kind, direction: int | None = None) -> Log:
+    """The packets of a kind, as the link's rules have it (see :class:`tcptrace.lab.faults.Drop`)."""
+    flags = packets["flags"]
+    opening, acknowledging = (flags & SYN) != 0, (flags & ACK) != 0
+    chosen: npt.NDArray[np.bool_] = {
+        "syn": opening & ~acknowledging,
+        "synack": opening & acknowledging,
+        "data": (packets["payload"] > 0) & ~opening,
+        "fin": (flags & FIN) != 0,
+        "rst": (flags & RST) != 0,
+        "any": np.ones(len(packets), bool),
+    }[kind]
+    if direction is not None:
+        chosen = chosen & (packets["direction"] == direction)
+    found: Log = packets[chosen]
+    return found
+
+
+def pure_acks(packets: Log, direction: int | None = None) -> Log:
+    """Acknowledgements without data that neither open nor close."""
+    flags = packets["flags"]
+    chosen = ((flags & ACK) != 0) & ((flags & (SYN | FIN | RST)) == 0) & (packets["payload"] == 0)
+    if direction is not None:
+        chosen = chosen & (packets["direction"] == direction)
+    found: Log = packets[chosen]
+    return found
+
+
+def dropped(packets: Log) -> Log:
+    """What the link lost on purpose."""
+    lost: Log = packets[packets["rule"] >= 0]
+    return lost
+
+
+def handshake_ns(flow: Log) -> tuple[int, int]:
+    """How long the handshake took for the client's side and for the server's, at the relay: first SYN in to
+    SYN-ACK out, SYN-ACK in to the client's next packet out, in ns. Less than at the ends, by their own work.
+
+    For a flow that the client opened and of which no SYN-ACK was lost.
+    """
+    syn, synack = of_kind(flow, "syn")[0], of_kind(flow, "synack")[0]
+    after = flow[(flow["direction"] == OUT) & (flow["arrived_ns"] > synack["left_ns"])][0]
+    return int(synack["left_ns"] - syn["arrived_ns"]), int(after["left_ns"] - synack["arrived_ns"])

@@ -1,0 +1,106 @@
+"""Plays scenarios and says whether their recordings keep the bounds."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tcptrace.errors import EXIT_FAILURE, EXIT_HOST, EXIT_OK, HostError, TcptraceError
+from tcptrace.lab.checks import BROKEN, OK, Check, words
+from tcptrace.lab.play import Played, between_namespaces
+from tcptrace.lab.rows import Rows
+from tcptrace.lab.scenario import Scenario
+
+NO_CHECK, CANNOT, FAILED = "no check", "cannot", "failed"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one scenario.
+
+    `verdict`: ok, broken (a bound), no check, cannot (this host), failed (to play); `reason` explains the
+    last two. `means`: veth, netem or relay. `lost`: records lost in the recording.
+    """
+
+    name: str
+    verdict: str
+    seconds: float
+    checks: list[Check] = field(default_factory=list)
+    means: str = ""
+    reason: str = ""
+    lost: int = 0
+
+    def as_json(self, slack: float = 1.0) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "scenario": self.name,
+            "verdict": self.verdict,
+            "reason": self.reason or None,
+            "link": self.means or None,
+            "seconds": round(self.seconds, 1),
+            "lost": self.lost,
+            "checks": [check.as_json(slack) for check in self.checks],
+        }
+
+
+def verify(chosen: Iterable[Scenario], slack: float = 1.0) -> Iterator[Outcome]:
+    """Play each and judge it; nothing is kept. One that cannot be played hinders no other."""
+    for one in chosen:
+        begin = time.monotonic()
+        try:
+            with tempfile.TemporaryDirectory(prefix="tcptrace-verify-") as directory:
+                played = between_namespaces(
+                    one, Path(directory, "trace.tct"), slack=slack, say=lambda line: None
+                )
+                yield judge(one, played, time.monotonic() - begin, slack)
+        except TcptraceError as error:
+            verdict = CANNOT if isinstance(error, HostError) else FAILED
+            yield Outcome(one.name, verdict, time.monotonic() - begin, reason=str(error))
+
+
+def judge(one: Scenario, played: Played, seconds: float, slack: float = 1.0) -> Outcome:
+    """Compare a scenario's recording with its truth."""
+    rows = Rows(played.trace)
+    checks = list(one.checks(played.truth, rows)) if one.checks else []
+    broken = any(check.verdict(slack) != OK for check in checks)
+    verdict = BROKEN if broken else OK if checks else NO_CHECK
+    return Outcome(one.name, verdict, seconds, checks, played.means, lost=rows.lost)
+
+
+def lines(outcome: Outcome, slack: float = 1.0) -> Iterator[tuple[str, ...]]:
+    """The rows of one scenario in the table: scenario, check, truth, measured, error, allowed, verdict."""
+    if not outcome.checks:
+        yield (outcome.name, outcome.reason, "", "", "", "", outcome.verdict)
+    for check in outcome.checks:
+        yield (
+            outcome.name,
+            check.what + (f" (median of {check.of})" if check.of > 1 else ""),
+            words(check.truth, check.unit),
+            words(check.measured, check.unit),
+            _signed(check),
+            check.bound(slack),
+            check.verdict(slack),
+        )
+
+
+def _signed(check: Check) -> str:
+    error = check.error
+    if error is None:
+        return ""
+    text = ("+" if error > 0 else "") + words(error, check.unit)
+    if check.unit == "ns" and check.truth:
+        text += f" ({error / float(check.truth):+.1%})"
+    return text
+
+
+def exit_code(outcomes: Iterable[Outcome]) -> int:
+    """0 when every check holds; 1 when a bound is broken, a scenario failed or nothing was checked; 3 when
+    only this host is in the way of some."""
+    verdicts = {outcome.verdict for outcome in outcomes}
+    if verdicts & {BROKEN, FAILED} or not verdicts & {OK, CANNOT}:
+        return EXIT_FAILURE
+    return EXIT_HOST if CANNOT in verdicts else EXIT_OK
