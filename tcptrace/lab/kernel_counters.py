@@ -8,7 +8,7 @@ from pathlib import Path
 
 FILES = ("/proc/self/net/netstat", "/proc/self/net/snmp")
 TABLES = ("/proc/self/net/tcp", "/proc/self/net/tcp6")
-TIME_WAIT, LISTEN = "06", "0A"  # include/net/tcp_states.h
+ESTABLISHED, SYN_RECV, TIME_WAIT, LISTEN = "01", "03", "06", "0A"  # include/net/tcp_states.h
 
 
 def read() -> dict[str, int]:
@@ -28,18 +28,25 @@ def difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
     return {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
 
 
-def states(ports: Iterable[int]) -> list[str]:
-    """States of the sockets with one of these ports at either end, as /proc/net/tcp prints them: "01"
-    established, "06" TIME_WAIT, "0A" LISTEN."""
+def sockets(ports: Iterable[int]) -> list[tuple[int, int, str]]:
+    """(local port, remote port, state) of the sockets with one of these ports at either end, IPv4 first.
+    States are as /proc/net/tcp prints them: "01" established, "03" a request that is half open, "06"
+    TIME_WAIT, "0A" LISTEN."""
     wanted = set(ports)
     found = []
     for table in TABLES:
         with contextlib.suppress(FileNotFoundError):  # no IPv6 in this kernel
             for line in Path(table).read_text().splitlines()[1:]:
                 local, remote, state = line.split()[1:4]
-                if {int(end.rpartition(":")[2], 16) for end in (local, remote)} & wanted:
-                    found.append(state)
+                ends = [int(end.rpartition(":")[2], 16) for end in (local, remote)]
+                if wanted.intersection(ends):
+                    found.append((ends[0], ends[1], state))
     return found
+
+
+def states(ports: Iterable[int]) -> list[str]:
+    """The states alone."""
+    return [state for _, _, state in sockets(ports)]
 
 
 def living(ports: Iterable[int]) -> bool:
