@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from tcptrace.errors import TcptraceError
 from tcptrace.lab.faults import Kind
 from tcptrace.lab.link import Log
 from tcptrace.lab.packet import ACK, FIN, RST, SYN
@@ -66,3 +67,19 @@ def handshake_ns(flow: Log) -> tuple[int, int]:
     syn, synack = of_kind(flow, "syn")[0], of_kind(flow, "synack")[0]
     after = flow[(flow["direction"] == OUT) & (flow["arrived_ns"] > synack["left_ns"])][0]
     return int(synack["left_ns"] - syn["arrived_ns"]), int(after["left_ns"] - synack["arrived_ns"])
+
+
+def acknowledged_ns(flow: Log, packet: np.void) -> int:
+    """How long a packet that passed was unacknowledged for its sender's side, at the relay: in, to the
+    first packet that acknowledges all of it out, in ns. Less than at the end, by both ends' own work.
+
+    Raises TcptraceError when nothing does.
+    """
+    flags = int(packet["flags"])
+    end = int(packet["sequence"]) + int(packet["payload"]) + bool(flags & SYN) + bool(flags & FIN)
+    back = flow[(flow["direction"] != packet["direction"]) & (flow["left_ns"] > packet["left_ns"])]
+    ahead = (back["acknowledgement"].astype(np.int64) - end) % (1 << 32)
+    covering = back[((back["flags"] & ACK) != 0) & (ahead < 1 << 31)]
+    if not len(covering):
+        raise TcptraceError("a packet in the link's log was never acknowledged")
+    return int(covering["left_ns"].min() - packet["arrived_ns"])

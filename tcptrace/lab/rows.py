@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from tcptrace.analysis import hooks
+from tcptrace.analysis.advice import Change
+from tcptrace.analysis.budget import pieces
 from tcptrace.analysis.connections import connections
-from tcptrace.analysis.exchanges import exchanges
+from tcptrace.analysis.exchanges import exchanges, sums
+from tcptrace.analysis.gap import Gap
+from tcptrace.analysis.question import Answer, answers
 from tcptrace.trace.reader import Trace, read
+from tcptrace.trace.wire import Kind
+from tcptrace.units import UNKNOWN
 
 Row = dict[str, Any]
 Role = Literal["active", "passive"]
@@ -20,9 +28,10 @@ class Rows:
 
     def __init__(self, path: Path) -> None:
         self.trace: Trace = read(path)
-        ends = connections(self.trace)
-        self.connections: list[Row] = ends.to_pylist()
-        self.exchanges: list[Row] = exchanges(self.trace, ends).to_pylist()
+        self._ends = connections(self.trace)
+        self._turns = exchanges(self.trace, self._ends)
+        self.connections: list[Row] = self._ends.to_pylist()
+        self.exchanges: list[Row] = self._turns.to_pylist()
         self._by_id = {row["connection_id"]: row for row in self.connections}
 
     def ends(self, role: Role, port: int) -> list[Row]:
@@ -40,6 +49,30 @@ class Rows:
             if row["side"] == side and self._by_id[row["connection_id"]][column] == port
         ]
 
+    def gap(self, port: int) -> Gap:
+        """The steps of the clients' mean exchange with this server port and its share of set-up, as
+        `tcptrace budget` has them. Raises StopIteration when there was no exchange."""
+        return next(gap for gap in self._answer.gaps if gap.key["remote_port"] == port)
+
+    def changes(self, port: int) -> list[Change]:
+        """What `tcptrace budget` would change for the clients' exchanges with this server port."""
+        return [change for change in self._answer.changes if change.key.get("remote_port") == port]
+
+    @cached_property
+    def _answer(self) -> Answer:
+        (answer,) = answers(
+            pieces(self._turns, sums(self.trace, self._ends)), self._ends, sides=("client",), by=("remote",)
+        )
+        return answer
+
+    def stray_resets(self, port: int) -> int | None:
+        """Resets that were sent from this port to packets without a connection; None where this kernel does
+        not tell of them."""
+        if hooks.limited(self.trace.header, hooks.RESET_SENT):
+            return None
+        events: list[Row] = self.trace.events.select(["kind", "local_port", "connection_id"]).to_pylist()
+        return events.count({"kind": int(Kind.RESET_SENT), "local_port": port, "connection_id": None})
+
     @property
     def lost(self) -> int:
         """How many records were lost in recording, or events noticed to be missing."""
@@ -54,3 +87,9 @@ def column(rows: Sequence[Row], *names: str) -> list[Any]:
         else row[names[0]]
         for row in rows
     ]  # fmt: skip
+
+
+def common(rows: Sequence[Row], name: str) -> str | None:
+    """The word that all rows have in a column; several are joined; None without rows."""
+    found = sorted({UNKNOWN if row[name] is None else str(row[name]) for row in rows})
+    return ", ".join(found) or None
