@@ -1,4 +1,4 @@
-"""Which packets a link drops, and how late it delivers the others: a script, decided per packet.
+"""Which packets a link drops or keeps back, and how late it delivers them all: a script, per packet.
 
 Nothing here reads a clock or a device, so every decision can be tested with made-up packets.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from tcptrace.lab.packet import ACK, FIN, RST, SYN, Segment
 
@@ -34,11 +34,10 @@ def kind_matches(kind: Kind, segment: Segment) -> bool:
 
 
 @dataclass(frozen=True)
-class Drop:
-    """Drop segments of a kind, counted from 1 in each flow and direction (or over all flows).
+class Rule:
+    """Segments of a kind, counted from 1 in each flow and direction (or over all flows).
 
-    A retransmission counts like any other segment: `Drop("syn", nth=(1,))` loses each flow's first SYN
-    and lets the second pass.
+    A retransmission counts like any other segment.
     """
 
     kind: Kind = "any"
@@ -55,6 +54,23 @@ class Drop:
     name: str = ""
 
 
+@dataclass(frozen=True)
+class Drop(Rule):
+    """Lose them: `Drop("syn", nth=(1,))` loses each flow's first SYN and lets the second pass."""
+
+
+@dataclass(frozen=True)
+class Late(Rule):
+    """Keep them back for longer than the others, which overtake them: no packet is lost, some are out of
+    order. `Late("data", nth=(2,), by_ns=5_000_000)` lets what the flow sends in 5 ms pass the second one."""
+
+    by_ns: int = 0
+    """In addition to the link's delay."""
+
+
+AnyRule = TypeVar("AnyRule", bound=Rule)
+
+
 @dataclass
 class Flow:
     """What the link remembers about one connection: both directions, from one SYN to the next."""
@@ -64,7 +80,18 @@ class Flow:
     last_ns: int
     initial_sequences: dict[End, int] = field(default_factory=dict)
     idle_rules: set[int] = field(default_factory=set)
+    """Indices of rules for which it has been idle long enough."""
     counts: Counter[tuple[int, str]] = field(default_factory=Counter)
+
+
+class Decision(NamedTuple):
+    """What becomes of a segment."""
+
+    flow: Flow
+    rule: int
+    """Index of the rule that drops it, -1 when it passes."""
+    late_ns: int
+    """For how much longer than others it is kept, when it passes."""
 
 
 class Script:
@@ -75,12 +102,18 @@ class Script:
             one rule drops is the nth for the next one too.
         delay_ns: one way.
         flow_delays_ns: one-way delays by flow number, used in a cycle, in place of `delay_ns`.
+        lates: they count what `drops` lose as well; of several that match one segment the times add up.
     """
 
     def __init__(
-        self, drops: Sequence[Drop] = (), delay_ns: int = 0, flow_delays_ns: Sequence[int] = ()
+        self,
+        drops: Sequence[Drop] = (),
+        delay_ns: int = 0,
+        flow_delays_ns: Sequence[int] = (),
+        lates: Sequence[Late] = (),
     ) -> None:
         self.drops = tuple(drops)
+        self.lates = tuple(lates)
         self.delay_ns = delay_ns
         self.flow_delays_ns = tuple(flow_delays_ns)
         self._flows: dict[tuple[End, End], Flow] = {}
@@ -104,16 +137,19 @@ class Script:
             flow.initial_sequences[here] = segment.sequence
         return flow
 
-    def decide(self, segment: Segment, direction: Direction, now_ns: int) -> tuple[Flow, int]:
-        """The flow of a segment and the index of the rule that drops it, -1 when it passes."""
+    def decide(self, segment: Segment, direction: Direction, now_ns: int) -> Decision:
+        """What becomes of a segment that comes now. Every rule counts it, so order matters."""
         flow = self.flow_of(segment, now_ns)
         idle_ns = now_ns - flow.last_ns
         flow.last_ns = now_ns
-        verdict = -1
-        for index, drop in enumerate(self.drops):
-            if self._applies(drop, index, flow, segment, direction, idle_ns) and verdict < 0:
-                verdict = index
-        return flow, verdict
+        applying = [
+            index
+            for index, rule in enumerate((*self.drops, *self.lates))
+            if self._applies(rule, index, flow, segment, direction, idle_ns)
+        ]
+        dropping = [index for index in applying if index < len(self.drops)]
+        late_ns = sum(self.lates[index - len(self.drops)].by_ns for index in applying[len(dropping) :])
+        return Decision(flow, dropping[0] if dropping else -1, late_ns)
 
     def delay_of(self, flow: Flow | None) -> int:
         """One-way delay in ns for a packet; packets without a flow (ICMP) get the link's own."""
@@ -122,29 +158,29 @@ class Script:
         return self.flow_delays_ns[flow.number % len(self.flow_delays_ns)]
 
     def _applies(
-        self, drop: Drop, index: int, flow: Flow, segment: Segment, direction: Direction, idle_ns: int
+        self, rule: Rule, index: int, flow: Flow, segment: Segment, direction: Direction, idle_ns: int
     ) -> bool:
-        if drop.direction is not None and drop.direction != direction:
+        if rule.direction is not None and rule.direction != direction:
             return False
-        if drop.port is not None and drop.port not in (segment.source_port, segment.destination_port):
+        if rule.port is not None and rule.port not in (segment.source_port, segment.destination_port):
             return False
-        if drop.idle_s is not None:
-            if idle_ns >= drop.idle_s * 1e9:
+        if rule.idle_s is not None:
+            if idle_ns >= rule.idle_s * 1e9:
                 flow.idle_rules.add(index)
             if index not in flow.idle_rules:
                 return False
-        if not kind_matches(drop.kind, segment):
+        if not kind_matches(rule.kind, segment):
             return False
-        counts = self._totals if drop.over_all_flows else flow.counts
+        counts = self._totals if rule.over_all_flows else flow.counts
         counts[index, direction] += 1
-        return not drop.nth or counts[index, direction] in drop.nth
+        return not rule.nth or counts[index, direction] in rule.nth
 
 
-def to_json(drops: Sequence[Drop]) -> list[dict[str, Any]]:
-    """Rules as plain JSON values, for the child process."""
-    return [{**vars(drop), "nth": list(drop.nth)} for drop in drops]
+def to_json(rules: Sequence[Rule]) -> list[dict[str, Any]]:
+    """Rules of one class as plain JSON values, for the child process."""
+    return [{**vars(rule), "nth": list(rule.nth)} for rule in rules]
 
 
-def from_json(rows: Sequence[dict[str, Any]]) -> tuple[Drop, ...]:
+def from_json(sort: type[AnyRule], rows: Sequence[dict[str, Any]]) -> tuple[AnyRule, ...]:
     """The inverse of :func:`to_json`."""
-    return tuple(Drop(**{**row, "nth": tuple(row["nth"])}) for row in rows)
+    return tuple(sort(**{**row, "nth": tuple(row["nth"])}) for row in rows)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from tcptrace.errors import TcptraceError
 from tcptrace.lab import namespaces
-from tcptrace.lab.faults import Drop, to_json
+from tcptrace.lab.faults import Drop, Late, to_json
 from tcptrace.lab.namespaces import SIDE_A, SIDE_B, Addresses, Namespace
 
 RECORD = np.dtype(
@@ -63,6 +63,7 @@ class Link:
         delay_ns: one way, for every packet.
         flow_delays_ns: one-way delays by flow in the order of their first packets, used in a cycle.
         drops: what to lose; see :class:`tcptrace.lab.faults.Drop`.
+        lates: what to keep back, so that others overtake it; see :class:`tcptrace.lab.faults.Late`.
         life_s: the relay ends by itself after so long.
         log_limit: packets kept in the log (80 bytes each).
 
@@ -79,6 +80,7 @@ class Link:
         delay_ns: int = 0,
         flow_delays_ns: Sequence[int] = (),
         drops: Sequence[Drop] = (),
+        lates: Sequence[Late] = (),
         device: str = DEVICE,
         side_a: Addresses = SIDE_A,
         side_b: Addresses = SIDE_B,
@@ -98,6 +100,7 @@ class Link:
             "delay_ns": delay_ns,
             "flow_delays_ns": list(flow_delays_ns),
             "drops": to_json(drops),
+            "lates": to_json(lates),
             "mtu": mtu,
             "life_ns": int(life_s * 1e9),
             "log": str(self._path),

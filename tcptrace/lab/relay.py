@@ -1,4 +1,5 @@
-"""The child process of a link: carries packets between two TUN devices, late and with scripted drops.
+"""The child process of a link: carries packets between two TUN devices, late, by a script of what to lose
+or to keep back.
 
 `python -m tcptrace.lab.relay` reads its configuration, one line of JSON, from standard input, attaches
 to both devices, prints `ready` and carries packets until SIGTERM, until its standard input closes (its
@@ -25,7 +26,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from tcptrace.lab.faults import Direction, Script, from_json
+from tcptrace.lab.faults import Direction, Drop, Late, Script, from_json
 from tcptrace.lab.namespaces import enter
 from tcptrace.lab.packet import Segment, parse
 
@@ -118,13 +119,13 @@ class Relay:
                 raise
             now = time.monotonic_ns()
             segment = parse(packet)
-            flow, rule = self.script.decide(segment, direction, now) if segment else (None, -1)
+            flow, rule, late_ns = self.script.decide(segment, direction, now) if segment else (None, -1, 0)
             facts = (now, flow.number if flow else -1, segment, rule, side)
             if rule >= 0:
                 self._note(-1, facts)
             else:
                 self._serial += 1
-                entry = (now + self.script.delay_of(flow), self._serial, 1 - side, packet, facts)
+                entry = (now + self.script.delay_of(flow) + late_ns, self._serial, 1 - side, packet, facts)
                 heapq.heappush(self._queue, entry)
 
     def _deliver(self) -> None:
@@ -165,7 +166,12 @@ class Relay:
 def main() -> int:
     """Carry packets as one line of JSON on standard input says."""
     config: dict[str, Any] = json.loads(sys.stdin.readline())
-    script = Script(from_json(config["drops"]), config["delay_ns"], config["flow_delays_ns"])
+    script = Script(
+        from_json(Drop, config["drops"]),
+        config["delay_ns"],
+        config["flow_delays_ns"],
+        from_json(Late, config["lates"]),
+    )
     log = os.open(config["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     devices = (attach(*config["a"]), attach(*config["b"]))
     relay = Relay(devices, script, log, config["mtu"], config["log_limit"])

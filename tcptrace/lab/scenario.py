@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tcptrace.errors import UsageError
-from tcptrace.lab.faults import Drop
+from tcptrace.lab.faults import Drop, Late, Rule
 from tcptrace.units import format_duration
 
 if TYPE_CHECKING:
@@ -41,13 +41,14 @@ class Topology:
     drops: tuple[Drop, ...] = ()
     flow_delays_ns: tuple[int, ...] = ()
     """One-way delays by flow, in the order of their first packets, used in a cycle."""
+    lates: tuple[Late, ...] = ()
     relay: bool = False
     """The truth needs the relay's log of packets, also where a plain delay would do."""
 
     @property
     def scripted(self) -> bool:
         """Only the relay can do it: nothing between two machines loses the packets that we choose."""
-        return bool(self.drops or self.flow_delays_ns or self.relay)
+        return bool(self.drops or self.lates or self.flow_delays_ns or self.relay)
 
     def words(self) -> str:
         """For people: what lies in between."""
@@ -57,8 +58,14 @@ class Topology:
             if any(delays)
             else "no delay"
         )
-        lost = [drop.name or f"{drop.kind} {', '.join(map(str, drop.nth)) or 'all'}" for drop in self.drops]
-        return f"{way}; lost: {'; '.join(lost)}" if lost else way
+        for what, rules in (("lost", self.drops), ("overtaken", self.lates)):
+            if rules:
+                way += f"; {what}: {'; '.join(_rule_in_words(rule) for rule in rules)}"
+        return way
+
+
+def _rule_in_words(rule: Rule) -> str:
+    return rule.name or f"{rule.kind} {', '.join(map(str, rule.nth)) or 'all'}"
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,12 @@ def stage(topology: Topology) -> Iterator[Stage]:
                 with contextlib.suppress(TcptraceError):  # the first removal takes the other end along
                     namespaces.ip("-n", space.name, "link", "delete", DEVICE)
         link = Link(
-            a, b, delay_ns=topology.delay_ns, flow_delays_ns=topology.flow_delays_ns, drops=topology.drops
+            a,
+            b,
+            delay_ns=topology.delay_ns,
+            flow_delays_ns=topology.flow_delays_ns,
+            drops=topology.drops,
+            lates=topology.lates,
         )
         with link:
             # A network does not wait for a CPU of the hosts that it connects.

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from drive import SERVER, connect, listen, pair_of, poll, receive
 from tcptrace.errors import TcptraceError
 from tcptrace.lab import namespaces
-from tcptrace.lab.faults import Drop
+from tcptrace.lab.faults import Drop, Late
 from tcptrace.lab.link import Link, Log
 from tcptrace.lab.namespaces import SIDE_B
 from tcptrace.lab.packet import ACK, FIN, RST, SYN
@@ -30,6 +31,12 @@ def syns(log: Log) -> Log:
 
 def fins(log: Log) -> Log:
     return log[(log["flags"] & FIN) != 0]
+
+
+def kept_ns(log: Log) -> npt.NDArray[np.int64]:
+    """How long the link had each packet."""
+    kept: npt.NDArray[np.int64] = log["left_ns"] - log["arrived_ns"]
+    return kept
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
@@ -114,6 +121,22 @@ def test_second_data_segment_of_one_direction_is_lost_and_retransmitted(linked: 
 
     log = link.wait_for(repeated)
     assert log[log["rule"] == 0]["direction"].tolist() == [1]
+
+
+def test_a_packet_that_is_kept_back_is_overtaken_and_nothing_is_lost(linked: MakeLink) -> None:
+    link = linked(delay_ns=MS, lates=[Late("data", nth=(2,), direction="ab", by_ns=20 * MS)])
+    client, server = pair_of(link.a, link.b)
+    with client, server:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for text in (b"one", b"two", b"six"):
+            client.sendall(text)
+        assert receive(server, 9) == b"onetwosix"
+    log = link.wait_for(lambda log: len(fins(log)) == 2 and (kept_ns(log) >= 21 * MS).any())
+    assert (log["rule"] == -1).all()
+    data = log[(log["direction"] == 0) & (log["payload"] > 0)]  # in the order in which they left
+    offsets = (data["sequence"] - data["sequence"][0]).tolist()  # a sender may repeat what is only late
+    assert offsets.index(0) < offsets.index(6) < len(offsets) - 1 - offsets[::-1].index(3)
+    assert 3 in np.array(offsets)[kept_ns(data) >= 21 * MS]
 
 
 def test_a_flow_that_idled_is_dead_and_others_live(linked: MakeLink) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tcptrace.lab.faults import Direction, Drop, Script, from_json, to_json
+from tcptrace.lab.faults import Direction, Drop, Late, Script, from_json, to_json
 from tcptrace.lab.packet import ACK, FIN, RST, SYN, Segment
 
 CLIENT, SERVER = b"\xfe" * 16, b"\x01" * 16
@@ -96,4 +96,41 @@ def test_delays_follow_the_order_of_flows() -> None:
 
 def test_rules_survive_the_way_to_the_child() -> None:
     rules = (Drop("syn", nth=(1, 3), port=9, name="x"), Drop(idle_s=1.5))
-    assert from_json(to_json(rules)) == rules
+    assert from_json(Drop, to_json(rules)) == rules
+    lates = (Late("data", nth=(2,), direction="ab", by_ns=5), Late(by_ns=7))
+    assert from_json(Late, to_json(lates)) == lates
+
+
+def keeping(script: Script, *segments: Segment) -> list[int]:
+    """For how much longer each segment is kept; -1 when it is dropped."""
+    decisions = [script.decide(one, "ab" if one.source == CLIENT else "ba", 0) for one in segments]
+    return [-1 if decision.rule >= 0 else decision.late_ns for decision in decisions]
+
+
+def test_the_nth_of_a_kind_is_kept_for_longer_and_its_repeat_is_not() -> None:
+    script = Script(lates=[Late("data", nth=(2,), direction="ab", by_ns=7)])
+    data, back, ack = segment(ACK, payload=5), segment(ACK, payload=5, back=True), segment(ACK)
+    assert keeping(script, segment(SYN), data, back, back, ack, data, data) == [0, 0, 0, 0, 0, 7, 0]
+
+
+def test_keeping_back_leaves_the_delays_of_flows_as_they_are() -> None:
+    script = Script(flow_delays_ns=(10, 20), lates=[Late("syn", by_ns=7)])
+    decisions = [script.decide(segment(SYN, port=port), "ab", 0) for port in (1, 2)]
+    assert [(script.delay_of(one.flow), one.late_ns) for one in decisions] == [(10, 7), (20, 7)]
+
+
+def test_what_is_dropped_counts_for_what_is_kept_back_and_is_not_kept() -> None:
+    script = Script([Drop("data", nth=(1,))], lates=[Late("data", nth=(1, 2), by_ns=7)])
+    assert keeping(script, *[segment(ACK, payload=5)] * 3) == [-1, 7, 0]
+
+
+def test_times_of_rules_that_keep_the_same_segment_add_up() -> None:
+    script = Script(lates=[Late("any", by_ns=1), Late("fin", by_ns=2), Late("data", by_ns=4)])
+    both, data = segment(ACK | FIN, payload=5), segment(ACK, payload=5)
+    assert keeping(script, both, data, segment(ACK)) == [7, 5, 1]
+
+
+def test_keeping_back_by_port_and_after_idling() -> None:
+    script = Script(lates=[Late(port=5001, by_ns=1), Late(idle_s=2.0, by_ns=2)])
+    assert keeping(script, segment(ACK), segment(ACK, port=5001)) == [0, 1]
+    assert [script.decide(segment(ACK), "ab", at * SECOND).late_ns for at in (1, 4, 5)] == [0, 2, 2]
