@@ -32,8 +32,8 @@ COMMANDS = {
     ),
     "budget": ("tcptrace.cli.budget", "Take the time of exchanges apart, and say what would help."),
     "show": ("tcptrace.cli.show", "Show one connection or one exchange as a time line."),
-    "lab": ("tcptrace.cli.lab", "Play TCP problems with a known truth, record them, and check the rows."),
     "report": ("tcptrace.cli.report", "Make one self-contained HTML page of one or more traces."),
+    "lab": ("tcptrace.cli.lab", "Play TCP problems with a known truth, record them, and check the rows."),
 }
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

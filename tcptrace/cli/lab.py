@@ -93,9 +93,12 @@ def run(name: str, directory: Path, role: str | None, peer: str | None, force: b
       3   this host cannot: not root, or its kernel lacks what the scenario needs
     """
     from tcptrace.acquire.preflight import require_privileges
+    from tcptrace.lab.play import why_not_apart
     from tcptrace.lab.scenario import scenario
 
     chosen = scenario(name)
+    if role and (why := why_not_apart(chosen)):
+        raise UsageError(f"{name} cannot be played between machines: {why}; run it without --role")
     if role is None and peer:
         raise UsageError("--peer is for --role client")
     if role == "client" and not peer:
@@ -140,13 +143,13 @@ def _here(name: str, trace: Path, page: Path) -> int:
 @click.option("--fast", is_flag=True, help="Only the scenarios that take seconds on any machine.")
 @click.option(
     "--slack",
-    type=click.FloatRange(1.0, 1000.0),
-    default=1.0,
+    type=click.IntRange(1, 1000),
+    default=1,
     metavar="N",
     help="Multiply the absolute part of every bound: 20 for an emulated machine.",
 )
 @json_option
-def verify(names: tuple[str, ...], fast: bool, slack: float, as_json: bool) -> int:
+def verify(names: tuple[str, ...], fast: bool, slack: int, as_json: bool) -> int:
     """Play scenarios and compare their recordings with the truth: each check with its bound.
 
     The truth is measured by the scenario itself: by its applications' clocks, by the link's log of packets,

@@ -111,6 +111,8 @@ def connect(address: str, peer: str, seconds: float) -> Control:
                 connection = socket.create_connection((peer, CONTROL_PORT), seconds)
                 connection.settimeout(None)
             return Control(connection)
+        except socket.gaierror as error:
+            raise TcptraceError(f"{peer!r} is no address: {error.strerror}") from error
         except OSError as error:
             if time.monotonic() > deadline:
                 raise TcptraceError(

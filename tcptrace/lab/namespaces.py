@@ -302,11 +302,29 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+@contextlib.contextmanager
+def orderly_end() -> Iterator[None]:
+    """Fatal signals that nobody handles become exceptions in this block, so that what was started is ended.
+    Every :class:`Namespace` has this by itself."""
+    if _replaced_handlers:
+        yield
+        return
+    _replace_handlers()
+    try:
+        yield
+    finally:
+        _restore_handlers()
+
+
 def _watch_for_our_end() -> None:
-    """Before the first namespace: sweep, and turn fatal signals that nobody handles into exceptions."""
+    """Before the first namespace: sweep, and see to it that the last one is removed by our end."""
     if _alive:
         return
     sweep()
+    _replace_handlers()
+
+
+def _replace_handlers() -> None:
     if threading.current_thread() is not threading.main_thread():
         return
     for number in (signal.SIGTERM, signal.SIGHUP):

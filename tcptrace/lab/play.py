@@ -8,12 +8,12 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tcptrace.errors import EXIT_HOST, HostError, TcptraceError, UsageError
+from tcptrace.errors import EXIT_HOST, HostError, TcptraceError
 from tcptrace.lab import namespaces
 from tcptrace.lab.namespaces import Namespace
 from tcptrace.lab.part import LIFE_SECONDS, Setting
@@ -40,16 +40,11 @@ class Played:
 
 
 def between_namespaces(
-    chosen: Scenario,
-    trace: Path,
-    *,
-    slack: float = 1.0,
-    say: Say = sys.stderr.write,
-    options: Sequence[str] = (),
+    chosen: Scenario, trace: Path, *, slack: float = 1.0, say: Say = sys.stderr.write
 ) -> Played:
     """Play both parts on this host and record them into `trace`, which is overwritten.
 
-    slack: how much more time things may take than on a machine of its own. options: for `tcptrace record`.
+    slack: how much more time things may take than on a machine of its own.
 
     Raises:
         HostError: this host cannot: not root, a kernel without what the scenario needs.
@@ -59,7 +54,7 @@ def between_namespaces(
         raise HostError("the lab needs root, to make network namespaces and to record: run it with sudo")
     with tempfile.TemporaryDirectory(prefix="tcptrace-lab-") as directory, stage(chosen.topology) as where:
         spaces = ["--netns", where.a.name, "--netns", where.b.name]
-        with recording(trace, [*_ports(chosen), *spaces, *options], say):
+        with recording(trace, [*_ports(chosen), *spaces], say):
             notes = _both_parts(chosen, where, f"unix:{directory}/control", slack)
         log = None
         if where.link:
@@ -77,14 +72,10 @@ def one_part(
     The server waits for a client; the client for a server at `peer`, and writes the truth as JSON.
 
     Raises:
-        UsageError: the scenario cannot be played between machines.
-        TcptraceError: the recording or a part failed.
+        TcptraceError: the recording or a part failed, as does that of a scenario which why_not_apart() names.
     """
-    why = why_not_apart(chosen)
-    if why:
-        raise UsageError(f"{chosen.name} cannot be played between machines: {why}; run it without --role")
     setting = Setting(peer=peer, wait_s=WAIT_SECONDS)
-    with recording(trace, _ports(chosen), say):
+    with namespaces.orderly_end(), recording(trace, _ports(chosen), say):
         child = subprocess.Popen(
             _words(chosen, role, setting), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

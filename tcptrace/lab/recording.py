@@ -13,6 +13,8 @@ from tcptrace.errors import EXIT_HOST, EXIT_INCOMPLETE, EXIT_OK, HostError, Tcpt
 from tcptrace.lab import namespaces
 
 TCPTRACE = [sys.executable, "-m", "tcptrace"]
+LIFE_SECONDS = 600
+"""It ends by itself after so long, whatever became of us."""
 LIMIT_SECONDS = 120.0
 """For everything to be written out, at the very worst."""
 
@@ -29,7 +31,7 @@ def recording(
         HostError: this host cannot record; the message is tcptrace's.
         TcptraceError: it failed otherwise.
     """
-    command = [*TCPTRACE, "record", "--force", "-o", str(path), *arguments]
+    command = [*TCPTRACE, "record", "--force", "-o", str(path), "-d", f"{LIFE_SECONDS}s", *arguments]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert child.stderr
     try:
