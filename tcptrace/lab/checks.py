@@ -118,6 +118,12 @@ def same(what: str, truth: Value, measured: Value) -> Check:
     return Check(what, truth, measured, "count" if _number(truth) else "text")
 
 
+def alike(what: str, truths: Sequence[Value], measured: Sequence[Value]) -> Check:
+    """Counts or words, one by one: how many are what they should be, of how many. Unknown never is."""
+    right = sum(true == found for true, found in zip(truths, measured, strict=False) if true is not None)
+    return same(what, max(len(truths), len(measured)) or None, right)
+
+
 def count(what: str, truth: Value, measured: Value, *, relative: float = 0.0, absolute: float = 0.0) -> Check:
     """A count is right to so much."""
     return Check(what, truth, measured, "count", relative, absolute)

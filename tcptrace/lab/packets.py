@@ -60,13 +60,24 @@ def dropped(packets: Log) -> Log:
 
 def handshake_ns(flow: Log) -> tuple[int, int]:
     """How long the handshake took for the client's side and for the server's, at the relay: first SYN in to
-    SYN-ACK out, SYN-ACK in to the client's next packet out, in ns. Less than at the ends, by their own work.
+    first SYN-ACK out; first SYN-ACK in to the client's answer out, in ns. Less than at the ends, by their own
+    work. What was lost on the way is in it.
 
-    For a flow that the client opened and of which no SYN-ACK was lost.
+    For a flow that the client opened. Raises TcptraceError when it did not come about.
     """
-    syn, synack = of_kind(flow, "syn")[0], of_kind(flow, "synack")[0]
-    after = flow[(flow["direction"] == OUT) & (flow["arrived_ns"] > synack["left_ns"])][0]
-    return int(synack["left_ns"] - syn["arrived_ns"]), int(after["left_ns"] - synack["arrived_ns"])
+    synacks = of_kind(flow, "synack")
+    came = synacks[synacks["left_ns"] >= 0]
+    if not len(came):
+        raise TcptraceError("a connection in the link's log was never opened")
+    received_ns = came["left_ns"].min()
+    after = (flow["direction"] == OUT) & (flow["arrived_ns"] > received_ns) & ((flow["flags"] & SYN) == 0)
+    if not after.any():
+        raise TcptraceError("a SYN-ACK in the link's log was never answered")
+    answered_ns = flow["left_ns"][after][0]
+    return (
+        int(received_ns - of_kind(flow, "syn")["arrived_ns"][0]),
+        int(answered_ns - synacks["arrived_ns"][0]),
+    )
 
 
 def acknowledged_ns(flow: Log, packet: np.void) -> int:

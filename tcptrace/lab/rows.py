@@ -93,3 +93,9 @@ def common(rows: Sequence[Row], name: str) -> str | None:
     """The word that all rows have in a column; several are joined; None without rows."""
     found = sorted({UNKNOWN if row[name] is None else str(row[name]) for row in rows})
     return ", ".join(found) or None
+
+
+def chosen(rows: Sequence[Row], name: str, values: Sequence[Any]) -> list[Row]:
+    """The row that has this value in a column, for each of the values, in their order; a value without a row
+    is left out, one with several has them all."""
+    return [row for value in values for row in rows if row[name] == value]
