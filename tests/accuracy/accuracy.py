@@ -1,7 +1,7 @@
 """`make accuracy`: what is recorded against what is true, as tables and as docs/accuracy.md.
 
-Handshakes against a packet capture, budgets of exchanges as the kernel tests compare them, and load tools'
-latencies. Needs tests/kernel in PYTHONPATH.
+Handshakes against a packet capture, budgets of exchanges as the kernel tests compare them, load tools'
+latencies, and the lab's scenarios. Needs tests/kernel in PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 import budgets
+import scenarios
 import tcptrace
 import tools
 from budgets import Compared
@@ -39,6 +40,7 @@ from experiment import (
 )
 from latency import Comparison
 from recording import Recording
+from scenarios import Verified
 from tcptrace.errors import TcptraceError
 
 HEADINGS = (
@@ -47,7 +49,7 @@ HEADINGS = (
 )  # fmt: skip
 
 TEMPLATE = Path(__file__).with_name("accuracy.md.in")
-CHAPTERS = ("budgets", "tools", "handshakes")
+CHAPTERS = ("budgets", "tools", "lab", "handshakes")
 
 
 @dataclass
@@ -57,11 +59,13 @@ class Found:
     outcomes: list[Outcome] = field(default_factory=list)
     compared: Compared = field(default_factory=lambda: Compared([], []))
     latencies: list[Comparison] = field(default_factory=list)
+    verified: Verified = field(default_factory=lambda: Verified([]))
 
     def broken(self) -> list[str]:
         """A clause for each bound that was not kept."""
         handshakes = [f"{one.experiment.name}, {text}" for one in self.outcomes for text in one.failures]
-        return handshakes + self.compared.failed + [one.failure for one in self.latencies if one.failure]
+        latencies = [one.failure for one in self.latencies if one.failure]
+        return handshakes + self.compared.failed + latencies + self.verified.broken()
 
 
 def table(outcomes: list[Outcome]) -> str:
@@ -90,6 +94,8 @@ def document(found: Found, count: int) -> str:
         budgets=budgets.document(found.compared),
         tests=f"**Broken: {', '.join(failed)}.**" if failed else "All bounds are kept.",
         tools=budgets.tools(found.latencies),
+        lab=scenarios.document(found.verified),
+        lab_seconds=found.verified.seconds,
         version=tcptrace.__version__,
         load=os.getloadavg()[0],
         date=datetime.now(UTC).date().isoformat(),
@@ -178,6 +184,9 @@ def measured(chapters: list[str], count: int) -> Found:
                 for comparison in comparisons(start):
                     say(comparison.title)
                     found.latencies.append(comparison)
+    if "lab" in chapters:
+        say("the lab's scenarios, some minutes")
+        found.verified = scenarios.run()
     if "handshakes" in chapters:
         for experiment in EXPERIMENTS:
             say(experiment.title)
@@ -208,6 +217,7 @@ def main() -> int:
     texts = (
         budgets.document(found.compared),
         budgets.tools(found.latencies) if found.latencies else "",
+        scenarios.document(found.verified) if found.verified.outcomes else "",
         table(found.outcomes) if found.outcomes else "",
     )
     print("\n\n".join(filter(None, texts)))
