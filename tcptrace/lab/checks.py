@@ -6,7 +6,7 @@ A check never passes for want of a value: what was not measured is `unknown` and
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -141,8 +141,13 @@ def at_most(what: str, most: float, measured: Value, unit: Unit = "ns") -> Check
 
 def median(values: Sequence[float | None]) -> float | None:
     """Of what is known; None when one is not, or there is none."""
+    return fold(statistics.median, values)
+
+
+def fold(function: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
+    """`sum`, `min` or `max` of what is known; None when one is not, or there is none."""
     known = [value for value in values if value is not None]
-    return statistics.median(known) if known and len(known) == len(values) else None
+    return function(known) if known and len(known) == len(values) else None
 
 
 def words(value: Value, unit: Unit) -> str:

@@ -1,0 +1,208 @@
+"""A server that does not call accept(): its queue fills, and clients believe that they are connected."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tcptrace.errors import TcptraceError
+from tcptrace.lab import kernel_counters
+from tcptrace.lab.checks import Check, at_least, at_most, each, fold, same
+from tcptrace.lab.part import Part, punctual, receive
+from tcptrace.lab.rows import Row, Rows, column
+from tcptrace.lab.scenario import Scenario, Topology, Truth
+from tcptrace.lab.tcpinfo import tcp_info
+from tcptrace.lab.witness import Witness, kernel_sum
+
+MS = 1_000_000
+PORT = 7001
+DELAY_NS = 10 * MS
+BACKLOG = 4
+"""One more may wait: sk_acceptq_is_full() asks whether there are more than the backlog."""
+FIRST, AT_ONCE, LATE = 4, 4, 2
+"""Clients that find room; that come at the same time when there is room for one; that find no room."""
+
+
+def server(part: Part) -> None:
+    punctual()
+    listener = part.listen(PORT, BACKLOG)
+    listener.settimeout(part.limit_s)
+    part.ready()
+    part.hear("wake")
+    for _, client_port, state in kernel_counters.sockets([PORT]):
+        if state == kernel_counters.ESTABLISHED:
+            part.note("client_ports", client_port)
+    for _ in range(FIRST + AT_ONCE + LATE):
+        connection = listener.accept()[0]
+        threading.Thread(target=answer, args=(connection,), daemon=True).start()
+    part.until_done()
+
+
+def answer(connection: socket.socket) -> None:
+    with connection, contextlib.suppress(ConnectionError):
+        connection.sendall(connection.recv(1))
+
+
+class Caller(threading.Thread):
+    """A client that connects, asks and waits for its answer. Its times are ns of CLOCK_MONOTONIC."""
+
+    def __init__(self, part: Part, group: str) -> None:
+        super().__init__(daemon=True)
+        self.group = group
+        self.connected = threading.Event()
+        self.asked = threading.Event()
+        self.noted: dict[str, Any] = {}
+        self._part = part
+        self._socket = part.unconnected()
+        self.start()
+
+    def run(self) -> None:
+        begun = time.monotonic_ns()
+        with self._socket as one:
+            one.connect((self._part.peer, PORT))
+            connected = time.monotonic_ns()
+            syn_repeats = tcp_info(one).retransmits
+            self.connected.set()
+            asked = time.monotonic_ns()
+            one.sendall(b"x")
+            receive(one, 1)
+            answered = time.monotonic_ns()
+            repeats = tcp_info(one).retransmits - syn_repeats
+            self.noted = {
+                "group": self.group,
+                "port": one.getsockname()[1],
+                "connected_ns": connected,
+                "connect_ns": connected - begun,
+                "answer_ns": answered - asked,
+                "syn_repeats": syn_repeats,
+                "repeats": repeats,
+            }
+
+    def unheard(self) -> bool:
+        """Whether it sends again what was not acknowledged."""
+        return tcp_info(self._socket).retransmits > 0
+
+
+def client(part: Part) -> None:
+    punctual()
+    callers = []
+    for _ in range(FIRST):
+        callers.append(Caller(part, "first"))
+        callers[-1].connected.wait(part.limit_s)
+    callers += [Caller(part, "at once") for _ in range(AT_ONCE)]
+    for caller in callers:
+        caller.connected.wait(part.limit_s)
+    believers = callers[FIRST:]
+    callers += [Caller(part, "late") for _ in range(LATE)]
+    # When the believers' questions have been repeated, the late ones' SYNs have long been dropped.
+    deadline = time.monotonic() + part.limit_s
+    while sum(caller.unheard() for caller in believers) < AT_ONCE - 1:
+        if time.monotonic() > deadline:
+            raise TcptraceError("the server's accept queue did not overflow")
+        time.sleep(0.005)
+    part.note("woken_ns", time.monotonic_ns())
+    part.tell("wake")
+    for caller in callers:
+        caller.join(part.limit_s)
+        if not caller.noted:
+            raise TcptraceError(f"a client that came {caller.group} got no answer")
+        part.note("callers", caller.noted)
+
+
+def truth(witness: Witness) -> Truth:
+    """Each client by its own clock and its TCP_INFO; whether the server's kernel had a connection of it
+    when the server woke; what that kernel counted."""
+    there = set(witness.server["client_ports"])
+    return {
+        "callers": [caller | {"in_queue": caller["port"] in there} for caller in witness.client["callers"]],
+        "woken_ns": witness.client.one("woken_ns"),
+        "listen_overflows": kernel_sum([witness.server], "TcpExtListenOverflows"),
+        "listen_drops": kernel_sum([witness.server], "TcpExtListenDrops"),
+    }
+
+
+def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
+    callers = truth["callers"]
+    ends = {row["local_port"]: row for row in rows.ends("active", PORT)}
+    ports = {row["connection_id"]: port for port, row in ends.items()}
+    turns = {ports[turn["connection_id"]]: turn for turn in rows.turns("client", PORT)}
+    served = {row["remote_port"]: row for row in rows.ends("passive", PORT)}
+    yield same("connections at the client", len(callers), len(ends))
+    yield same("connections at the server, in the end", len(callers), len(served))
+    late = [caller for caller in callers if caller["group"] == "late"]
+    waiting = [caller for caller in callers if caller["in_queue"]]
+    believers = [caller for caller in callers if caller not in late and caller not in waiting]
+    for name, group in (("in the queue", waiting), ("believers", believers), ("late", late)):
+        yield each(
+            f"{name}: handshake at the client",
+            [caller["connect_ns"] for caller in group],
+            column(of(ends, group), "handshake_ns"),
+            relative=0.02,
+            absolute_ns=500_000,
+        )
+        for what, name_of_column in (("syn_repeats", "syn_retransmits"), ("repeats", "retransmits")):
+            yield same(
+                f"{name}: {name_of_column}",
+                sum(caller[what] for caller in group),
+                fold(sum, column(of(ends, group), name_of_column)),
+            )
+        yield each(
+            f"{name}: total_ns of the question",
+            [caller["answer_ns"] for caller in group],
+            column(of(turns, group), "total_ns"),
+            relative=0.02,
+            absolute_ns=500_000,
+        )
+    # Beyond a round trip, which a connect() without repeats is: the server slept.
+    for name, group, stages in (
+        ("in the queue", waiting, ["peer_ns"]),
+        ("believers", believers, ["loss_recovery_ns", "peer_ns"]),
+    ):
+        yield each(
+            f"{name}: {' + '.join(stages)} of the question",
+            [caller["answer_ns"] - caller["connect_ns"] for caller in group],
+            column(of(turns, group), *stages),
+            relative=0.02,
+            absolute_ns=5 * MS,
+        )
+    repairs = column(of(turns, believers), "loss_recovery_ns")
+    half_open = column(of(served, believers), "syn_recv_ns")
+    least = [truth["woken_ns"] - caller["connected_ns"] for caller in believers]
+    most = [caller["connect_ns"] + caller["answer_ns"] for caller in believers]
+    yield at_least("believers: shortest loss_recovery_ns", min(least), fold(min, repairs))
+    yield at_least("believers: shortest syn_recv_ns at the server", min(least), fold(min, half_open))
+    yield at_most("believers: longest syn_recv_ns at the server", max(most), fold(max, half_open))
+    yield same(
+        "half open at the server until it woke",
+        len(believers),
+        sum((row["syn_recv_ns"] or 0) >= min(least) for row in served.values()),
+    )
+
+
+def of(rows: dict[int, Row], callers: Sequence[dict[str, Any]]) -> list[Row]:
+    """The rows of some clients, by their ports; a client without one has none in the list."""
+    return [rows[caller["port"]] for caller in callers if caller["port"] in rows]
+
+
+SCENARIO = Scenario(
+    name="accept-queue-overflow",
+    chapter="queues",
+    title="An accept queue of five places, ten clients, and a server that sleeps",
+    teaches="Connections wait in the accept queue until accept() takes them; it holds one more "
+    "than min(backlog, somaxconn). When it is full, the last ACK of a handshake is dropped silently: the "
+    "client is connected and sends, the server has a half-open request and takes nothing. The client's row has a short handshake_ns "
+    "and then retransmits and loss_recovery_ns on a network that loses nothing; the server's has a long "
+    "syn_recv_ns. Whoever comes later loses the SYN instead and waits a second for the next "
+    "(syn_retransmits). `nstat TcpExtListenOverflows` counts both. Cures: accept faster, a longer backlog "
+    "and somaxconn; tcp_abort_on_overflow tells the clients the truth, by a reset.",
+    topology=Topology(delay_ns=DELAY_NS),
+    sysctls={"server": {"net.ipv4.tcp_syncookies": 0, "net.ipv4.tcp_abort_on_overflow": 0}},
+    server=server,
+    client=client,
+    truth=truth,
+    checks=checks,
+)
