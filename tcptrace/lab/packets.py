@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -94,3 +96,35 @@ def acknowledged_ns(flow: Log, packet: np.void) -> int:
     if not len(covering):
         raise TcptraceError("a packet in the link's log was never acknowledged")
     return int(covering["left_ns"].min() - packet["arrived_ns"])
+
+
+def carried_ns(flow: Log, count: int) -> list[int]:
+    """For how long the link had each of the first `count` turns of a flow whose requests and answers are one
+    segment each: the request and the answer, in ns, without repetitions."""
+    ways = []
+    for direction in (OUT, BACK):
+        data = of_kind(flow, "data", direction)
+        _, first = np.unique(data["sequence"], return_index=True)
+        once = data[np.sort(first)][:count]
+        ways.append(once["left_ns"] - once["arrived_ns"])
+    shorter = min(map(len, ways))
+    return [int(took) for took in ways[0][:shorter] + ways[1][:shorter]]
+
+
+def departures_ns(flow: Log, ends: Sequence[int]) -> list[int]:
+    """When the relay first had all of the first `end` bytes that the client's side sent, for each of `ends`,
+    in ns of CLOCK_MONOTONIC. For flows without loss.
+
+    Raises:
+        TcptraceError: it never had.
+    """
+    data = of_kind(flow, "data", OUT)
+    start = int(of_kind(flow, "syn", OUT)[0]["sequence"]) + 1
+    upto = (data["sequence"].astype(np.int64) - start) % 2**32 + data["payload"]
+    found = []
+    for end in ends:
+        enough = data["arrived_ns"][upto >= end]
+        if not len(enough):
+            raise TcptraceError(f"the link's log has less than {end} bytes of a connection")
+        found.append(int(enough.min()))
+    return found

@@ -14,6 +14,7 @@ from tcptrace.analysis.connections import connections
 from tcptrace.analysis.exchanges import exchanges, sums
 from tcptrace.analysis.gap import Gap
 from tcptrace.analysis.question import Answer, answers
+from tcptrace.errors import TcptraceError
 from tcptrace.trace.reader import Trace, read
 from tcptrace.trace.wire import Kind
 from tcptrace.units import UNKNOWN
@@ -51,8 +52,11 @@ class Rows:
 
     def gap(self, port: int) -> Gap:
         """The steps of the clients' mean exchange with this server port and its share of set-up, as
-        `tcptrace budget` has them. Raises StopIteration when there was no exchange."""
-        return next(gap for gap in self._answer.gaps if gap.key["remote_port"] == port)
+        `tcptrace budget` has them. Raises TcptraceError when there was no exchange."""
+        for gap in self._answer.gaps:
+            if gap.key["remote_port"] == port:
+                return gap
+        raise TcptraceError(f"the recording has no exchange of a client with port {port}")
 
     def changes(self, port: int) -> list[Change]:
         """What `tcptrace budget` would change for the clients' exchanges with this server port."""
@@ -60,10 +64,11 @@ class Rows:
 
     @cached_property
     def _answer(self) -> Answer:
-        (answer,) = answers(
-            pieces(self._turns, sums(self.trace, self._ends)), self._ends, sides=("client",), by=("remote",)
-        )
-        return answer
+        everything = pieces(self._turns, sums(self.trace, self._ends))
+        found = answers(everything, self._ends, sides=("client",), by=("remote",))
+        if not found:
+            raise TcptraceError("the recording has no exchange of a client")
+        return found[0]
 
     def stray_resets(self, port: int) -> int | None:
         """Resets that were sent from this port to packets without a connection; None where this kernel does
