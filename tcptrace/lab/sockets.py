@@ -29,7 +29,7 @@ class _Program(ctypes.Structure):  # struct sock_fprog
 
 
 def ack_at_once(one: socket.socket) -> None:
-    """The next segments are acknowledged without delay, so that no ACK rides on our own FIN."""
+    """What is not acknowledged yet is at once; the next segments may be, too."""
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
