@@ -1,0 +1,81 @@
+"""Spoofed SYNs fill the SYN queue; with cookies clients do not notice, but for their options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tcptrace.lab import flooding
+from tcptrace.lab.checks import Check, same
+from tcptrace.lab.flood import Pace
+from tcptrace.lab.flooding import PORT, flooded, rows_of, visit
+from tcptrace.lab.part import Part, punctual
+from tcptrace.lab.rows import Rows
+from tcptrace.lab.scenario import Scenario, Truth
+
+COUNT = 4
+GROUPS = ("before", "during")
+PACKETS = 2000
+PACE = Pace(burst=32, gap_s=0.02, seconds=4)
+SCALES = ("snd_wscale", "rcv_wscale")
+
+
+def client(part: Part) -> None:
+    punctual()
+    visit(part, "before", COUNT)
+    with flooded(part, PACE) as flood:
+        visit(part, "during", COUNT)
+        # Half-open requests of a second ago have their SYN-ACK repeated meanwhile.
+        flood.wait(PACKETS)
+        visit(part, "during", COUNT)
+
+
+def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
+    yield from flooding.prompt(truth, rows, *GROUPS)
+    for end, told, ends in (
+        ("client", truth["visitors"], rows.ends("active", PORT)),
+        ("server", truth["accepted"], rows.ends("passive", PORT)),
+    ):
+        mine = rows_of(told, ends)
+        yield same(
+            f"SACK at the {end}s' ends",
+            sum(one["sack"] for one in told),
+            sum(row["sack"] is True for row in mine),
+        )
+        pairs = zip(mine, told, strict=False)
+        yield same(
+            f"window scales right at the {end}s' ends",
+            len(told),
+            sum(row[name] == one[name] for row, one in pairs for name in SCALES) // len(SCALES),
+        )
+    yield same(
+        "handshakes by cookie, of which the server knows no time",
+        truth["cookies_received"],
+        sum(row["handshake_ns"] is None for row in rows.ends("passive", PORT)),
+    )
+    yield from flooding.nothing_invented(truth, rows)
+
+
+SCENARIO = Scenario(
+    name="syn-flood-cookies",
+    chapter="queues",
+    title="A SYN flood with cookies: clients connect, with fewer options",
+    teaches="When the SYN queue is full and tcp_syncookies is 1, the kernel keeps nothing of a SYN: what it "
+    "must remember is in the sequence number of its SYN-ACK, and comes back with the ACK. Clients connect at "
+    "once, flood or not. The price: a cookie has room for an MSS only. Without timestamps, as here, the "
+    "connection gets no SACK and no window scale (at most 64 KiB in flight), and the server cannot tell how "
+    "long the handshake took (handshake_ns is null). `nstat` counts SyncookiesSent, SyncookiesRecv and "
+    "SyncookiesFailed. Many sent and few received: a flood; about as many: the backlog is too short.",
+    sysctls={
+        "server": {
+            "net.ipv4.tcp_syncookies": 1,
+            "net.ipv4.tcp_synack_retries": 1,
+            "net.ipv4.tcp_max_syn_backlog": 1024,
+        },
+        "client": {"net.ipv4.tcp_timestamps": 0},
+    },
+    server=flooding.server,
+    client=client,
+    truth=flooding.truth,
+    checks=checks,
+    private=True,
+)
