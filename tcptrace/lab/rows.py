@@ -41,6 +41,10 @@ class Rows:
         column = "remote_port" if role == "active" else "local_port"
         return [row for row in self.connections if row["role"] == role and row[column] == port]
 
+    def turns_of(self, end: Row) -> list[Row]:
+        """Exchanges of one connection's end, by their start."""
+        return [row for row in self.exchanges if row["connection_id"] == end["connection_id"]]
+
     def turns(self, side: Side, port: int) -> list[Row]:
         """Exchanges of connections with this server port, by their start."""
         column = "remote_port" if side == "client" else "local_port"
@@ -71,12 +75,19 @@ class Rows:
         return found[0]
 
     def stray_resets(self, port: int) -> int | None:
-        """Resets that were sent from this port to packets without a connection; None where this kernel does
-        not tell of them."""
+        """Resets that a host sent to packets without a connection, with this port at either end; None where
+        this kernel does not tell of them."""
         if hooks.limited(self.trace.header, hooks.RESET_SENT):
             return None
-        events: list[Row] = self.trace.events.select(["kind", "local_port", "connection_id"]).to_pylist()
-        return events.count({"kind": int(Kind.RESET_SENT), "local_port": port, "connection_id": None})
+        events: list[Row] = self.trace.events.to_pylist()
+        strays = [
+            event
+            for event in events
+            if event["kind"] == Kind.RESET_SENT
+            and event["connection_id"] is None
+            and port in (event["local_port"], event["remote_port"])
+        ]
+        return len(strays)
 
     @property
     def lost(self) -> int:

@@ -10,7 +10,7 @@ SIZE = 104
 """struct tcp_info up to tcpi_total_retrans (include/uapi/linux/tcp.h): its beginning never changes."""
 TOTAL_RETRANSMITS, SMOOTHED_RTT = 100, 68
 TIMESTAMPS, SACK, ECN, FAST_OPEN = 1, 2, 8, 32
-ESTABLISHED, CLOSE_WAIT = 1, 8
+ESTABLISHED, CLOSE, CLOSE_WAIT = 1, 7, 8
 
 
 class TcpInfo(NamedTuple):

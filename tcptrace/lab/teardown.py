@@ -8,12 +8,25 @@ from tcptrace.errors import TcptraceError
 from tcptrace.lab import packets
 from tcptrace.lab.checks import Check, each, same
 from tcptrace.lab.link import Log
-from tcptrace.lab.packet import ACK, RST, SYN
+from tcptrace.lab.packet import ACK, FIN, RST, SYN
 from tcptrace.lab.rows import Role, Row, column
 from tcptrace.lab.scenario import Truth
 
 STATES = ("established", "fin_wait1", "fin_wait2", "closing", "close_wait", "last_ack")
 SIDES: dict[int, Role] = {packets.OUT: "active", packets.BACK: "passive"}
+
+
+def opened_ns(flow: Log, side: int) -> int:
+    """When the end that sends in direction `side` got its connection, by the relay's clock: the SYN-ACK out,
+    or the client's answer to it. Raises TcptraceError when the log has none; the client opened it."""
+    try:
+        answer = packets.of_kind(flow, "synack", packets.BACK)[0]
+        if side == packets.OUT:
+            return int(answer["left_ns"])
+        ways = (flow["direction"] == packets.OUT) & ((flow["flags"] & (SYN | RST | ACK)) == ACK)
+        return int(flow[ways & (flow["arrived_ns"] >= answer["left_ns"])][0]["left_ns"])
+    except IndexError:
+        raise TcptraceError("the link's log does not have the whole of a handshake") from None
 
 
 def state_times(flow: Log, side: int) -> dict[str, int]:
@@ -25,23 +38,26 @@ def state_times(flow: Log, side: int) -> dict[str, int]:
     Raises:
         TcptraceError: the log lacks one of its packets.
     """
-    try:
-        mine, theirs = (packets.of_kind(flow, "fin", way)[0] for way in (side, 1 - side))
-        answer = packets.of_kind(flow, "synack")[0]
-        opened = answer["left_ns"]
-        if side == packets.BACK:
-            ways = (flow["direction"] == packets.OUT) & ((flow["flags"] & (SYN | RST | ACK)) == ACK)
-            opened = flow[ways & (flow["arrived_ns"] >= opened)][0]["left_ns"]
-    except IndexError:
-        raise TcptraceError("the link's log does not have the whole of a connection") from None
-    sent, came = int(mine["arrived_ns"]), int(theirs["left_ns"])
-    acknowledged = sent + packets.acknowledged_ns(flow, mine)
-    first = "fin_wait1" if sent < came else "close_wait"
-    times = {"established": min(sent, came) - int(opened)}
-    if first == "close_wait":
+    fins = [packets.of_kind(flow, "fin", way) for way in (side, 1 - side)]
+    if not all(map(len, fins)):
+        raise TcptraceError("the link's log does not have both FINs of a connection")
+    sent, came = int(fins[0]["arrived_ns"][0]), int(fins[1]["left_ns"][0])
+    acknowledged = sent + packets.acknowledged_ns(flow, fins[0][0])
+    times = {"established": min(sent, came) - opened_ns(flow, side)}
+    if came < sent:
         return times | {"close_wait": sent - came, "last_ack": acknowledged - sent}
     times["fin_wait1"] = min(acknowledged, came) - sent
     return times | {"fin_wait2" if acknowledged <= came else "closing": abs(came - acknowledged)}
+
+
+def lived_ns(flow: Log, side: int) -> int:
+    """How long the connection was open at the end that sends in direction `side`, at the relay: up to its own
+    FIN in, its own reset in or the peer's reset out. Raises TcptraceError when there is none of them."""
+    own = flow[(flow["direction"] == side) & ((flow["flags"] & (FIN | RST)) != 0)]["arrived_ns"]
+    ends = [*own, *packets.of_kind(flow, "rst", 1 - side)["left_ns"]]
+    if not ends:
+        raise TcptraceError("the link's log has neither a FIN nor a reset of a connection")
+    return int(min(ends)) - opened_ns(flow, side)
 
 
 def truth_of(log: Log, port: int) -> Truth:

@@ -8,9 +8,9 @@ import pytest
 from tcptrace.errors import TcptraceError
 from tcptrace.lab.checks import BROKEN, OK
 from tcptrace.lab.link import RECORD, Log
-from tcptrace.lab.packet import ACK, FIN, SYN
+from tcptrace.lab.packet import ACK, FIN, RST, SYN
 from tcptrace.lab.packets import BACK, OUT
-from tcptrace.lab.teardown import STATES, state_checks, state_times
+from tcptrace.lab.teardown import STATES, lived_ns, state_checks, state_times
 
 MS = 1_000_000
 HANDSHAKE = (
@@ -73,8 +73,21 @@ def test_crossing_fins() -> None:
     assert in_ms(state_times(flow, BACK)) == {"established": 22, "fin_wait1": 8, "closing": 13}
 
 
+@pytest.mark.parametrize("sender", [OUT, BACK])
+def test_a_reset_ends_it_at_both_ends(sender: int) -> None:
+    flow = log_of((50, sender, RST, 100, 0))
+    assert [lived_ns(flow, side) // MS for side in (OUT, BACK)] == [30, 30] if sender == OUT else [40, 20]
+
+
+def test_a_reset_after_the_fin_does_not_end_it_once_more() -> None:
+    flow = log_of((50, OUT, FIN | ACK, 100, 500), (61, BACK, ACK, 500, 101), (90, BACK, RST, 500, 101))
+    assert [lived_ns(flow, side) // MS for side in (OUT, BACK)] == [30, 60]
+    with pytest.raises(TcptraceError, match="neither"):
+        lived_ns(log_of(), OUT)
+
+
 def test_a_log_without_the_end_has_no_times() -> None:
-    with pytest.raises(TcptraceError, match="whole of a connection"):
+    with pytest.raises(TcptraceError, match="both FINs"):
         state_times(log_of((50, OUT, FIN | ACK, 100, 500)), OUT)
 
 
