@@ -1,0 +1,264 @@
+"""Turns of request and answer over a link that loses segments of one of the requests.
+
+How a loss is repaired is for the sender's kernel to choose, and on a busy host it may choose another way. Its
+counters tell, and such a connection is made again; the truth then names the connections that count.
+"""
+
+from __future__ import annotations
+
+import socket
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tcptrace.errors import HostError, TcptraceError
+from tcptrace.lab import kernel_counters, packets
+from tcptrace.lab.checks import Check, alike, at_least, each, same
+from tcptrace.lab.faults import Drop
+from tcptrace.lab.link import Log
+from tcptrace.lab.packets import BACK, OUT
+from tcptrace.lab.part import Part, punctual, receive
+from tcptrace.lab.rows import Row, Rows, chosen, column
+from tcptrace.lab.scenario import Truth
+from tcptrace.lab.witness import Witness
+
+DELAY_NS = 10_000_000
+TURNS, STRUCK = 5, 3
+"""Of each connection's turns this one, counted from 0, is struck: by then its round trip is known."""
+CONNECTIONS, SPARE = 3, 4
+"""So many of each case are wanted, and so many may go another way."""
+SEEN = CONNECTIONS - 1
+"""Of so many the retransmissions must be seen: kernels were met that run no program while certain tasks are
+interrupted (docs/adr/0002-journal.md). What is hidden so is unknown, never wrong."""
+SEGMENT = 1448
+"""Payload of a full segment with timestamps and an MTU of 1500."""
+SMALL, ANSWER = 100, 200
+NOTHING = (0, 0, None)
+"""loss_recovery_ns, retransmits and retransmit_kind of a turn without loss."""
+COUNTERS = ("TcpRetransSegs", "TcpExtTCPTimeouts", "TcpExtTCPFastRetrans", "TcpExtTCPLossProbes")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to strike a request."""
+
+    what: str
+    """In words."""
+    kind: str | None
+    """The retransmit_kind that it shows as; None: nothing is repeated."""
+    counted: Mapping[str, int]
+    """By how much the client's kernel's COUNTERS change in that turn; those left out do not."""
+    lost: tuple[int, ...] = ()
+    """Which of the struck request's segments the link loses, from 1; repetitions count as well."""
+    segments: int = 1
+    """Of each request: one small one, or several full ones."""
+
+    @property
+    def request(self) -> int:
+        """Bytes of a request."""
+        return self.segments * SEGMENT if self.segments > 1 else SMALL
+
+    @property
+    def before(self) -> int:
+        """Segments of a connection before the struck request."""
+        return STRUCK * self.segments
+
+    def drop(self, port: int) -> Drop:
+        """The link's rule."""
+        nth = tuple(self.before + number for number in self.lost)
+        return Drop("data", nth=nth, direction="ab", port=port, name=f"{self.what} (port {port})")
+
+
+Cases = Mapping[int, Case]
+"""By port."""
+
+
+def drops(cases: Cases) -> tuple[Drop, ...]:
+    """The link's rules for all of them."""
+    return tuple(case.drop(port) for port, case in cases.items() if case.lost)
+
+
+def server(part: Part, cases: Cases) -> None:
+    """Answer each request when all of it is there."""
+    for port, case in cases.items():
+
+        def answer(connection: socket.socket, size: int = case.request) -> None:
+            for _ in range(TURNS):
+                receive(connection, size)
+                connection.sendall(bytes(ANSWER))
+            connection.recv(1)
+
+        part.serve(port, answer)
+    part.ready()
+    part.until_done()
+
+
+def client(part: Part, cases: Cases) -> None:
+    """Connections of each case, one after the other, until enough went as it is meant. Notes of each of those
+    `client_port_PORT`, and `turns_PORT_ns`: how long its turns took.
+
+    Raises TcptraceError when too many went another way.
+    """
+    punctual()
+    for port, case in cases.items():
+        held = 0
+        for _ in range(CONNECTIONS + SPARE):
+            with _connect(part, port) as one:
+                took, counted = _converse(one, case)
+                if counted == case.counted:
+                    held += 1
+                    part.note(f"client_port_{port}", one.getsockname()[1])
+                    part.note(f"turns_{port}_ns", took)
+            if held == CONNECTIONS:
+                break
+        else:
+            others = CONNECTIONS + SPARE - held
+            raise TcptraceError(f"{case.what}: went another way {others} times, at last by {counted}")
+
+
+def _connect(part: Part, port: int) -> socket.socket:
+    """A connection that sends at once: no Nagle, and a congestion control that does not pace."""
+    one = part.unconnected()
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+    except OSError as error:
+        raise HostError(f"this kernel has no congestion control 'cubic': {error.strerror}") from error
+    one.connect((part.peer, port))
+    return one
+
+
+def _converse(one: socket.socket, case: Case) -> tuple[list[int], dict[str, int]]:
+    """Take the turns. Returns how long each took, and what the kernel counted in the struck one."""
+    took, counted = [], {}
+    for number in range(TURNS):
+        before = kernel_counters.read() if number == STRUCK else {}
+        begin = time.monotonic_ns()
+        one.sendall(bytes(case.request))
+        receive(one, ANSWER)
+        took.append(time.monotonic_ns() - begin)
+        if number == STRUCK:
+            change = kernel_counters.difference(before, kernel_counters.read())
+            counted = {name: change[name] for name in COUNTERS if name in change}
+    return took, counted
+
+
+def truth(witness: Witness, cases: Cases) -> Truth:
+    """By port, one value per connection that counts: its client's port, how long its turns took, how many
+    segments the client's kernel repeated, and of the struck turn, at the relay: from its last byte's first
+    departure until all of it was on its way for good, and from there until the answer came."""
+    assert witness.log is not None
+    found: Truth = {}
+    for port, case in cases.items():
+        flows = {int(flow["source_port"][0]): flow for flow in packets.flows(witness.log, port)}
+        clients = witness.client[f"client_port_{port}"]
+        found[f"client_ports_{port}"] = clients
+        found[f"turns_{port}_ns"] = witness.client[f"turns_{port}_ns"]
+        found[f"repeated_{port}"] = [_repeated(flows[mine], case) for mine in clients]
+        ways = [_struck_ns(flows[mine], case) for mine in clients]
+        found[f"recovery_{port}_ns"], found[f"wire_{port}_ns"] = (
+            list(way) for way in zip(*ways, strict=True)
+        )
+    return found
+
+
+def _repeated(flow: Log, case: Case) -> int:
+    """Segments that the client sent more than once."""
+    return len(packets.of_kind(flow, "data", OUT)) - TURNS * case.segments
+
+
+def _struck_ns(flow: Log, case: Case) -> tuple[int, int]:
+    """Of the struck request: last byte's first departure to the last departure of any of its bytes; from
+    there to the answer's arrival."""
+    sent, answers = packets.of_kind(flow, "data", OUT), packets.of_kind(flow, "data", BACK)
+    offset = (sent["sequence"].astype(np.int64) - int(sent["sequence"][0])) % (1 << 32)
+    end = (STRUCK + 1) * case.request
+    mine = sent[(offset >= STRUCK * case.request) & (offset < end)]
+    last = sent[offset + sent["payload"] == end]
+    gone_ns = int(mine["arrived_ns"].max())
+    came_ns = int(answers["left_ns"][answers["left_ns"] > gone_ns].min())
+    return gone_ns - int(last["arrived_ns"].min()), came_ns - gone_ns
+
+
+def checks(truth: Truth, rows: Rows, cases: Cases) -> Iterator[Check]:
+    """What was lost is charged to loss_recovery with its kind, and nothing else is."""
+    for port, case in cases.items():
+        repeated = truth[f"repeated_{port}"]
+        ends = chosen(rows.ends("active", port), "local_port", truth[f"client_ports_{port}"])
+        yield alike(
+            f"{case.what}: connections with the retransmits that the link carried",
+            repeated,
+            column(ends, "retransmits"),
+        )
+        turns = [rows.turns_of(end) for end in ends]
+        seen = [n for n, mine in enumerate(turns) if _complete(mine, repeated[n])]
+        yield at_least(
+            f"{case.what}: connections with no retransmission hidden from eBPF, of {CONNECTIONS}",
+            SEEN,
+            len(seen),
+            "count",
+        )
+        struck = [turns[n][STRUCK] for n in seen]
+        yield from _charged(case, truth, port, seen, struck)
+        others = [row for n in seen for row in turns[n] if row is not turns[n][STRUCK]]
+        yield same(
+            f"{case.what}: other turns, charged nothing",
+            len(others),
+            sum(
+                (row["loss_recovery_ns"], row["retransmits"], row["retransmit_kind"]) == NOTHING
+                for row in others
+            ),
+        )
+
+
+def _complete(turns: list[Row], repeated: int) -> bool:
+    """Whether all turns were seen with all their retransmissions."""
+    counts = column(turns, "retransmits")
+    return (
+        len(turns) == TURNS
+        and None not in counts
+        and sum(counts) == repeated
+        and turns[STRUCK]["loss_recovery_ns"] is not None
+    )
+
+
+def _charged(case: Case, truth: Truth, port: int, seen: list[int], struck: list[Row]) -> Iterator[Check]:
+    took = [truth[f"turns_{port}_ns"][n] for n in seen]
+    usual = [statistics.median(turns[:STRUCK]) for turns in took]
+    totals = [turns[STRUCK] for turns in took]
+    recoveries = column(struck, "loss_recovery_ns")
+    yield each(f"{case.what}: total", totals, column(struck, "total_ns"), relative=0.02, absolute_ns=300_000)
+    yield each(
+        f"{case.what}: loss_recovery",
+        [truth[f"recovery_{port}_ns"][n] for n in seen],
+        recoveries,
+        relative=0.02,
+        absolute_ns=300_000,
+    )
+    yield each(
+        f"{case.what}: loss_recovery, by what the turn took longer than others",
+        [total - before for total, before in zip(totals, usual, strict=True)],
+        recoveries,
+        relative=0.05,
+        absolute_ns=1_000_000,
+    )
+    yield each(
+        f"{case.what}: network and peer",
+        [truth[f"wire_{port}_ns"][n] for n in seen],
+        column(struck, "network_ns", "peer_ns"),
+        relative=0.02,
+        absolute_ns=300_000,
+    )
+    yield alike(
+        f"{case.what}: retransmit_kind {case.kind}",
+        [case.kind] * len(seen),
+        column(struck, "retransmit_kind"),
+    )
+    yield alike(
+        f"{case.what}: retransmits of the turn",
+        [truth[f"repeated_{port}"][n] for n in seen],
+        column(struck, "retransmits"),
+    )

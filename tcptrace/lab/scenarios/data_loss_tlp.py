@@ -1,0 +1,59 @@
+"""The end of a request is lost, and nothing comes behind it: the tail loss probe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tcptrace.lab import losses
+from tcptrace.lab.checks import Check
+from tcptrace.lab.losses import Case
+from tcptrace.lab.part import Part
+from tcptrace.lab.rows import Rows
+from tcptrace.lab.scenario import Scenario, Topology, Truth
+from tcptrace.lab.witness import Witness
+
+CASES = {
+    7001: Case("last of four lost", "tlp", {"TcpRetransSegs": 1, "TcpExtTCPLossProbes": 1}, (4,), 4),
+    7002: Case("all of one lost", "tlp", {"TcpRetransSegs": 1, "TcpExtTCPLossProbes": 1}, (1,)),
+    7003: Case(
+        "and the probe, too",
+        "rto+tlp",
+        {"TcpRetransSegs": 2, "TcpExtTCPLossProbes": 1, "TcpExtTCPTimeouts": 1},
+        (1, 2),
+    ),
+}
+
+
+def server(part: Part) -> None:
+    losses.server(part, CASES)
+
+
+def client(part: Part) -> None:
+    losses.client(part, CASES)
+
+
+def truth(witness: Witness) -> Truth:
+    """See :func:`tcptrace.lab.losses.truth`."""
+    return losses.truth(witness, CASES)
+
+
+def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
+    yield from losses.checks(truth, rows, CASES)
+
+
+SCENARIO = Scenario(
+    name="data-loss-tlp",
+    chapter="loss",
+    title="The last segment of a request is lost and repeated by a tail loss probe",
+    teaches="With nothing behind the lost segment no ACK tells of the hole. After two round trips without "
+    "any, and 200 ms more where only one segment is out, since its ACK may be delayed, the sender repeats "
+    "the last segment as a probe. When the probe is lost as well, the time-out is left. retransmit_kind says "
+    "tlp, or rto+tlp. On short paths the minimum of 200 ms is all of it: small requests suffer most.",
+    topology=Topology(delay_ns=losses.DELAY_NS, drops=losses.drops(CASES)),
+    ports=len(CASES),
+    server=server,
+    client=client,
+    truth=truth,
+    checks=checks,
+    fast=True,
+)
