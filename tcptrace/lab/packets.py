@@ -98,17 +98,18 @@ def acknowledged_ns(flow: Log, packet: np.void) -> int:
     return int(covering["left_ns"].min() - packet["arrived_ns"])
 
 
-def carried_ns(flow: Log, count: int) -> list[int]:
-    """For how long the link had each of the first `count` turns of a flow whose requests and answers are one
-    segment each: the request and the answer, in ns, without repetitions."""
-    ways = []
-    for direction in (OUT, BACK):
-        data = of_kind(flow, "data", direction)
-        _, first = np.unique(data["sequence"], return_index=True)
-        once = data[np.sort(first)][:count]
-        ways.append(once["left_ns"] - once["arrived_ns"])
-    shorter = min(map(len, ways))
-    return [int(took) for took in ways[0][:shorter] + ways[1][:shorter]]
+def carried_ns(flow: Log) -> list[int]:
+    """For how long the link had each turn of a flow, in ns: the last segment of the request and the first of
+    its answer. What one side sends until the other does is a request or an answer; repetitions are left out.
+    """
+    data = of_kind(flow, "data")
+    keys = np.stack([data["direction"], data["sequence"]], axis=1)
+    _, first = np.unique(keys, axis=0, return_index=True)
+    once = data[np.sort(first)]
+    took = once["left_ns"] - once["arrived_ns"]
+    side = once["direction"]
+    asked = np.flatnonzero((side[:-1] == OUT) & (side[1:] == BACK))
+    return [int(out + back) for out, back in zip(took[asked], took[asked + 1], strict=True)]
 
 
 def departures_ns(flow: Log, ends: Sequence[int]) -> list[int]:

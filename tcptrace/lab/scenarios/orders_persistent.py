@@ -43,7 +43,7 @@ def truth(witness: Witness) -> Truth:
     found: Truth = {name: witness.client[name] for name in names}
     if witness.log is not None:
         (flow,) = packets.flows(witness.log, WHOLE)
-        found["link_ns"] = packets.carried_ns(flow, ORDERS[WHOLE])
+        found["link_ns"] = packets.carried_ns(flow)
     elif witness.delay_ns is not None:
         found["link_ns"] = [2 * witness.delay_ns] * ORDERS[WHOLE]
     return found
