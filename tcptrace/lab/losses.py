@@ -1,4 +1,4 @@
-"""Turns of request and answer over a link that loses segments of one of the requests.
+"""Turns of request and answer over a link that loses segments of one of the requests, or reorders them.
 
 How a loss is repaired is for the sender's kernel to choose, and on a busy host it may choose another way. Its
 counters tell, and such a connection is made again; the truth then names the connections that count.
@@ -17,12 +17,12 @@ import numpy as np
 from tcptrace.errors import HostError, TcptraceError
 from tcptrace.lab import kernel_counters, packets
 from tcptrace.lab.checks import Check, alike, at_least, each, same
-from tcptrace.lab.faults import Drop
+from tcptrace.lab.faults import Drop, Late
 from tcptrace.lab.link import Log
 from tcptrace.lab.packets import BACK, OUT
 from tcptrace.lab.part import Part, punctual, receive
 from tcptrace.lab.rows import Row, Rows, chosen, column
-from tcptrace.lab.scenario import Truth
+from tcptrace.lab.scenario import Topology, Truth
 from tcptrace.lab.witness import Witness
 
 DELAY_NS = 10_000_000
@@ -38,7 +38,14 @@ SEGMENT = 1448
 SMALL, ANSWER = 100, 200
 NOTHING = (0, 0, None)
 """loss_recovery_ns, retransmits and retransmit_kind of a turn without loss."""
-COUNTERS = ("TcpRetransSegs", "TcpExtTCPTimeouts", "TcpExtTCPFastRetrans", "TcpExtTCPLossProbes")
+NO_KIND = "none"
+COUNTERS = (
+    "TcpRetransSegs",
+    "TcpExtTCPTimeouts",
+    "TcpExtTCPFastRetrans",
+    "TcpExtTCPLossProbes",
+    "TcpExtTCPDSACKRecv",
+)
 
 
 @dataclass(frozen=True)
@@ -47,12 +54,16 @@ class Case:
 
     what: str
     """In words."""
-    kind: str | None
-    """The retransmit_kind that it shows as; None: nothing is repeated."""
+    kind: str
+    """The retransmit_kind that it shows as, or NO_KIND."""
     counted: Mapping[str, int]
-    """By how much the client's kernel's COUNTERS change in that turn; those left out do not."""
+    """By how much the client's kernel's COUNTERS change from that turn on; those left out do not."""
     lost: tuple[int, ...] = ()
     """Which of the struck request's segments the link loses, from 1; repetitions count as well."""
+    late: tuple[int, ...] = ()
+    """Which ones it keeps back."""
+    late_ns: int = 0
+    """For how long."""
     segments: int = 1
     """Of each request: one small one, or several full ones."""
 
@@ -61,24 +72,39 @@ class Case:
         """Bytes of a request."""
         return self.segments * SEGMENT if self.segments > 1 else SMALL
 
-    @property
-    def before(self) -> int:
-        """Segments of a connection before the struck request."""
-        return STRUCK * self.segments
-
     def drop(self, port: int) -> Drop:
-        """The link's rule."""
-        nth = tuple(self.before + number for number in self.lost)
-        return Drop("data", nth=nth, direction="ab", port=port, name=f"{self.what} (port {port})")
+        """The link's rule for what it loses."""
+        return Drop("data", nth=self._nth(self.lost), direction="ab", port=port, name=self._name(port))
+
+    def keep(self, port: int) -> Late:
+        """The link's rule for what it keeps back."""
+        return Late(
+            "data",
+            nth=self._nth(self.late),
+            direction="ab",
+            port=port,
+            name=self._name(port),
+            by_ns=self.late_ns,
+        )
+
+    def _nth(self, which: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(STRUCK * self.segments + number for number in which)
+
+    def _name(self, port: int) -> str:
+        return f"{self.what} (port {port})"
 
 
 Cases = Mapping[int, Case]
 """By port."""
 
 
-def drops(cases: Cases) -> tuple[Drop, ...]:
-    """The link's rules for all of them."""
-    return tuple(case.drop(port) for port, case in cases.items() if case.lost)
+def topology(cases: Cases, delay_ns: int = DELAY_NS) -> Topology:
+    """A link that strikes them all."""
+    return Topology(
+        delay_ns=delay_ns,
+        drops=tuple(case.drop(port) for port, case in cases.items() if case.lost),
+        lates=tuple(case.keep(port) for port, case in cases.items() if case.late),
+    )
 
 
 def server(part: Part, cases: Cases) -> None:
@@ -132,24 +158,23 @@ def _connect(part: Part, port: int) -> socket.socket:
 
 
 def _converse(one: socket.socket, case: Case) -> tuple[list[int], dict[str, int]]:
-    """Take the turns. Returns how long each took, and what the kernel counted in the struck one."""
-    took, counted = [], {}
+    """Take the turns. Returns how long each took, and what the kernel counted from the struck one on."""
+    took: list[int] = []
     for number in range(TURNS):
-        before = kernel_counters.read() if number == STRUCK else {}
+        if number == STRUCK:
+            before = kernel_counters.read()
         begin = time.monotonic_ns()
         one.sendall(bytes(case.request))
         receive(one, ANSWER)
         took.append(time.monotonic_ns() - begin)
-        if number == STRUCK:
-            change = kernel_counters.difference(before, kernel_counters.read())
-            counted = {name: change[name] for name in COUNTERS if name in change}
-    return took, counted
+    change = kernel_counters.difference(before, kernel_counters.read())
+    return took, {name: change[name] for name in COUNTERS if name in change}
 
 
 def truth(witness: Witness, cases: Cases) -> Truth:
     """By port, one value per connection that counts: its client's port, how long its turns took, how many
-    segments the client's kernel repeated, and of the struck turn, at the relay: from its last byte's first
-    departure until all of it was on its way for good, and from there until the answer came."""
+    segments the client repeated, and of the struck turn, at the relay: from its last byte's first departure
+    until all of it was on its way for good, and from there until the answer came."""
     assert witness.log is not None
     found: Truth = {}
     for port, case in cases.items():
@@ -171,20 +196,20 @@ def _repeated(flow: Log, case: Case) -> int:
 
 
 def _struck_ns(flow: Log, case: Case) -> tuple[int, int]:
-    """Of the struck request: last byte's first departure to the last departure of any of its bytes; from
-    there to the answer's arrival."""
+    """Of the struck request: from its last byte's first departure to the last departure of any of its bytes,
+    0 when nothing was lost, whatever was repeated; from there to the answer's arrival."""
     sent, answers = packets.of_kind(flow, "data", OUT), packets.of_kind(flow, "data", BACK)
     offset = (sent["sequence"].astype(np.int64) - int(sent["sequence"][0])) % (1 << 32)
     end = (STRUCK + 1) * case.request
     mine = sent[(offset >= STRUCK * case.request) & (offset < end)]
-    last = sent[offset + sent["payload"] == end]
-    gone_ns = int(mine["arrived_ns"].max())
+    first_ns = int(sent["arrived_ns"][offset + sent["payload"] == end].min())
+    gone_ns = int(mine["arrived_ns"].max()) if case.lost else first_ns
     came_ns = int(answers["left_ns"][answers["left_ns"] > gone_ns].min())
-    return gone_ns - int(last["arrived_ns"].min()), came_ns - gone_ns
+    return gone_ns - first_ns, came_ns - gone_ns
 
 
 def checks(truth: Truth, rows: Rows, cases: Cases) -> Iterator[Check]:
-    """What was lost is charged to loss_recovery with its kind, and nothing else is."""
+    """What was lost is charged to loss_recovery with its kind; what was late, and other turns, are not."""
     for port, case in cases.items():
         repeated = truth[f"repeated_{port}"]
         ends = chosen(rows.ends("active", port), "local_port", truth[f"client_ports_{port}"])
@@ -238,13 +263,14 @@ def _charged(case: Case, truth: Truth, port: int, seen: list[int], struck: list[
         relative=0.02,
         absolute_ns=300_000,
     )
-    yield each(
-        f"{case.what}: loss_recovery, by what the turn took longer than others",
-        [total - before for total, before in zip(totals, usual, strict=True)],
-        recoveries,
-        relative=0.05,
-        absolute_ns=1_000_000,
-    )
+    if case.lost:
+        yield each(
+            f"{case.what}: loss_recovery, by what the turn took longer than others",
+            [total - before for total, before in zip(totals, usual, strict=True)],
+            recoveries,
+            relative=0.05,
+            absolute_ns=1_000_000,
+        )
     yield each(
         f"{case.what}: network and peer",
         [truth[f"wire_{port}_ns"][n] for n in seen],
@@ -255,7 +281,7 @@ def _charged(case: Case, truth: Truth, port: int, seen: list[int], struck: list[
     yield alike(
         f"{case.what}: retransmit_kind {case.kind}",
         [case.kind] * len(seen),
-        column(struck, "retransmit_kind"),
+        [row["retransmit_kind"] or NO_KIND for row in struck],
     )
     yield alike(
         f"{case.what}: retransmits of the turn",

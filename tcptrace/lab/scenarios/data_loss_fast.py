@@ -9,12 +9,16 @@ from tcptrace.lab.checks import Check
 from tcptrace.lab.losses import Case
 from tcptrace.lab.part import Part
 from tcptrace.lab.rows import Rows
-from tcptrace.lab.scenario import Scenario, Topology, Truth
+from tcptrace.lab.scenario import Scenario, Truth
 from tcptrace.lab.witness import Witness
 
 CASES = {
-    7001: Case("one of ten lost", "fast", {"TcpRetransSegs": 1, "TcpExtTCPFastRetrans": 1}, (4,), 10),
-    7002: Case("three of ten lost", "fast", {"TcpRetransSegs": 3, "TcpExtTCPFastRetrans": 3}, (2, 4, 6), 10),
+    7001: Case(
+        "one of ten lost", "fast", {"TcpRetransSegs": 1, "TcpExtTCPFastRetrans": 1}, (4,), segments=10
+    ),
+    7002: Case(
+        "three of ten lost", "fast", {"TcpRetransSegs": 3, "TcpExtTCPFastRetrans": 3}, (2, 4, 6), segments=10
+    ),
 }
 
 
@@ -43,7 +47,7 @@ SCENARIO = Scenario(
     "sender knows what is missing and repeats it: a loss costs one round trip more, several in one flight "
     "hardly more than one. loss_recovery_ns is that wait, and retransmit_kind is fast. It takes segments "
     "behind the lost one: the last ones of a request have none (see data-loss-tlp).",
-    topology=Topology(delay_ns=losses.DELAY_NS, drops=losses.drops(CASES)),
+    topology=losses.topology(CASES),
     ports=len(CASES),
     server=server,
     client=client,

@@ -9,7 +9,7 @@ from tcptrace.lab.checks import Check
 from tcptrace.lab.losses import Case
 from tcptrace.lab.part import Part
 from tcptrace.lab.rows import Rows
-from tcptrace.lab.scenario import Scenario, Topology, Truth
+from tcptrace.lab.scenario import Scenario, Truth
 from tcptrace.lab.witness import Witness
 
 CASES = {
@@ -43,7 +43,7 @@ SCENARIO = Scenario(
     "its time-out: a round trip and at least 200 ms more, doubled each time that the repetition is lost, "
     "too. loss_recovery_ns is that wait, and network_ns stays one round trip. Tail loss probes, which are "
     "off here, shorten it (see data-loss-tlp).",
-    topology=Topology(delay_ns=losses.DELAY_NS, drops=losses.drops(CASES)),
+    topology=losses.topology(CASES),
     ports=len(CASES),
     sysctls={"client": {"net.ipv4.tcp_early_retrans": 0}},
     server=server,

@@ -9,14 +9,21 @@ from tcptrace.lab.checks import Check
 from tcptrace.lab.losses import Case
 from tcptrace.lab.part import Part
 from tcptrace.lab.rows import Rows
-from tcptrace.lab.scenario import Scenario, Topology, Truth
+from tcptrace.lab.scenario import Scenario, Truth
 from tcptrace.lab.witness import Witness
 
 CASES = {
-    7001: Case("last of four lost", "tlp", {"TcpRetransSegs": 1, "TcpExtTCPLossProbes": 1}, (4,), 4),
-    7002: Case("all of one lost", "tlp", {"TcpRetransSegs": 1, "TcpExtTCPLossProbes": 1}, (1,)),
-    7003: Case(
-        "and the probe, too",
+    7001: Case(
+        "last two of four lost",
+        "fast+tlp",
+        {"TcpRetransSegs": 2, "TcpExtTCPLossProbes": 1, "TcpExtTCPFastRetrans": 1},
+        (3, 4),
+        segments=4,
+    ),
+    7002: Case("last of four lost", "tlp", {"TcpRetransSegs": 1, "TcpExtTCPLossProbes": 1}, (4,), segments=4),
+    7003: Case("only one lost", "tlp", {"TcpRetransSegs": 1, "TcpExtTCPLossProbes": 1}, (1,)),
+    7004: Case(
+        "only one and its probe lost",
         "rto+tlp",
         {"TcpRetransSegs": 2, "TcpExtTCPLossProbes": 1, "TcpExtTCPTimeouts": 1},
         (1, 2),
@@ -49,7 +56,7 @@ SCENARIO = Scenario(
     "any, and 200 ms more where only one segment is out, since its ACK may be delayed, the sender repeats "
     "the last segment as a probe. When the probe is lost as well, the time-out is left. retransmit_kind says "
     "tlp, or rto+tlp. On short paths the minimum of 200 ms is all of it: small requests suffer most.",
-    topology=Topology(delay_ns=losses.DELAY_NS, drops=losses.drops(CASES)),
+    topology=losses.topology(CASES),
     ports=len(CASES),
     server=server,
     client=client,
