@@ -29,7 +29,8 @@ KEPT, REUSED, SERVER_FIRST = PORTS = (7001, 7002, 7003)
 
 def server(part: Part) -> None:
     for port in part.ports:
-        part.serve(port, lead if port == SERVER_FIRST else follow)
+        # Room for all: a SYN dropped for want of it would come again in the middle of what follows.
+        part.serve(port, lead if port == SERVER_FIRST else follow, backlog=TOO_MANY)
     part.ready()
     part.until_done()
 
