@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from tcptrace.errors import HostError, TcptraceError
 from tcptrace.lab import kernel_counters, packets
@@ -199,13 +200,20 @@ def _struck_ns(flow: Log, case: Case) -> tuple[int, int]:
     """Of the struck request: from its last byte's first departure to the last departure of any of its bytes,
     0 when nothing was lost, whatever was repeated; from there to the answer's arrival."""
     sent, answers = packets.of_kind(flow, "data", OUT), packets.of_kind(flow, "data", BACK)
-    offset = (sent["sequence"].astype(np.int64) - int(sent["sequence"][0])) % (1 << 32)
+    offset = _offsets(sent)
     end = (STRUCK + 1) * case.request
     mine = sent[(offset >= STRUCK * case.request) & (offset < end)]
     first_ns = int(sent["arrived_ns"][offset + sent["payload"] == end].min())
     gone_ns = int(mine["arrived_ns"].max()) if case.lost else first_ns
-    came_ns = int(answers["left_ns"][answers["left_ns"] > gone_ns].min())
+    # By its place in the stream: the server may repeat the answer before, whose ACK was lost as well.
+    came_ns = int(answers["left_ns"][_offsets(answers) == STRUCK * ANSWER].min())
     return gone_ns - first_ns, came_ns - gone_ns
+
+
+def _offsets(data: Log) -> npt.NDArray[np.int64]:
+    """Where in the stream of its direction each segment's payload begins."""
+    found: npt.NDArray[np.int64] = (data["sequence"].astype(np.int64) - int(data["sequence"][0])) % (1 << 32)
+    return found
 
 
 def checks(truth: Truth, rows: Rows, cases: Cases) -> Iterator[Check]:

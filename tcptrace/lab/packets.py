@@ -20,10 +20,8 @@ def flows(log: Log, port: int) -> list[Log]:
     """The packets of each connection with this port at either end, in the order in which the connections
     began; within one, in the order in which they arrived at the relay."""
     mine = log[(log["source_port"] == port) | (log["destination_port"] == port)]
-    return [
-        np.sort(mine[mine["flow"] == flow], order="arrived_ns", kind="stable")
-        for flow in np.unique(mine["flow"])
-    ]
+    mine = mine[np.argsort(mine["arrived_ns"], kind="stable")]
+    return [mine[mine["flow"] == flow] for flow in np.unique(mine["flow"])]
 
 
 def of_kind(packets: Log, kind: Kind, direction: int | None = None) -> Log:
@@ -73,6 +71,7 @@ def handshake_ns(flow: Log) -> tuple[int, int]:
         raise TcptraceError("a connection in the link's log was never opened")
     received_ns = came["left_ns"].min()
     after = (flow["direction"] == OUT) & (flow["arrived_ns"] > received_ns) & ((flow["flags"] & SYN) == 0)
+    after &= flow["left_ns"] >= 0
     if not after.any():
         raise TcptraceError("a SYN-ACK in the link's log was never answered")
     answered_ns = flow["left_ns"][after][0]
