@@ -7,7 +7,7 @@
 
 static __always_inline void tt_begin(struct tt_socket *s, __u64 now, int state)
 {
-	__u64 n = tt_count(TT_COUNT_TRACKED);
+	__u64 n = tt_mint();
 
 	__builtin_memset(s, 0, __builtin_offsetof(struct tt_socket, one));
 	s->rest[0].summed = s->rest[1].summed = 0;
@@ -25,7 +25,7 @@ static __always_inline void tt_begin(struct tt_socket *s, __u64 now, int state)
 
 static __always_inline __s64 tt_cookie_of(struct sock *sk, struct tt_socket *s)
 {
-	if (!s->cookie)
+	if (s->cookie <= 0)
 		s->cookie = tt_cookie(sk);
 	return s->cookie;
 }

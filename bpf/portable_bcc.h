@@ -111,6 +111,13 @@ static inline struct tt_counters *tt_counters(void)
 	return counters.lookup(&zero);
 }
 
+static inline __u64 tt_mint(void)
+{
+	struct tt_counters *c = tt_counters();
+
+	return c ? __sync_fetch_and_add(&c->value[TT_COUNT_TRACKED], 1) : 0;
+}
+
 static inline struct tt_control *tt_control(void)
 {
 	int zero = 0;

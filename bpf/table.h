@@ -91,8 +91,7 @@ static __always_inline struct tt_socket *tt_table_claim(__u64 sk)
 	for (__u32 way = 0; way < TT_WAYS; way++) {
 		__u64 key = b->key[way];
 
-		if ((!key || key & TT_DEAD) &&
-		    __sync_val_compare_and_swap(&b->key[way], key, sk) == key) {
+		if ((!key || key & TT_DEAD) && tt_take(&b->key[way], key, sk)) {
 			struct tt_socket *s = tt_table_slot(number, way);
 
 			if (s) {
