@@ -12,9 +12,9 @@ from typing import Any
 
 from tcptrace.errors import TcptraceError
 from tcptrace.lab import flood, kernel_counters, namespaces
-from tcptrace.lab.checks import Check, fold, same
+from tcptrace.lab.checks import Check, alike, fold, same
 from tcptrace.lab.part import Part, receive
-from tcptrace.lab.rows import Row, Rows, column
+from tcptrace.lab.rows import Row, Rows, chosen, column
 from tcptrace.lab.scenario import Truth
 from tcptrace.lab.tcpinfo import tcp_info
 from tcptrace.lab.witness import Witness, kernel_sum
@@ -127,26 +127,46 @@ def group(truth: Truth, name: str) -> list[dict[str, Any]]:
     return [visitor for visitor in truth["visitors"] if visitor["group"] == name]
 
 
-def rows_of(visitors: Sequence[dict[str, Any]], ends: Sequence[Row]) -> list[Row]:
-    """Their rows, by their ports, in the same order; a visitor without one has none in the list."""
-    port = "remote_port" if ends and ends[0]["role"] == "passive" else "local_port"
-    by_port = {row[port]: row for row in ends}
-    return [by_port[visitor["port"]] for visitor in visitors if visitor["port"] in by_port]
+def clients_rows(visitors: Sequence[dict[str, Any]], rows: Rows) -> list[Row]:
+    """The rows of some visitors' own ends, in their order."""
+    return chosen(rows.ends("active", PORT), "local_port", [visitor["port"] for visitor in visitors])
 
 
 def prompt(truth: Truth, rows: Rows, *names: str) -> Iterator[Check]:
-    """Handshakes within connect(), and without a lost SYN, of these groups."""
+    """The handshakes of these groups lie within connect()."""
     for name in names:
         visitors = group(truth, name)
-        mine = rows_of(visitors, rows.ends("active", PORT))
-        pairs = zip(column(mine, "handshake_ns"), visitors, strict=False)
+        pairs = zip(column(clients_rows(visitors, rows), "handshake_ns"), visitors, strict=False)
         shorter = sum(took is not None and took < visitor["connect_ns"] for took, visitor in pairs)
         yield same(f"{name}: handshakes shorter than their connect()", len(visitors), shorter)
-        yield same(
-            f"{name}: syn_retransmits",
-            sum(visitor["syn_retransmits"] for visitor in visitors),
-            fold(sum, column(mine, "syn_retransmits")),
+
+
+def opened(truth: Truth, rows: Rows) -> Iterator[Check]:
+    """What the handshakes took in SYNs and agreed on in options, at both ends."""
+    visitors, accepted = truth["visitors"], truth["accepted"]
+    mine = clients_rows(visitors, rows)
+    repeats = column(mine, "syn_retransmits")
+    yield alike("syn_retransmits of each client", [one["syn_retransmits"] for one in visitors], repeats)
+    yield same("SYNs that the clients' kernel repeated", truth["syn_retransmits"], fold(sum, repeats))
+    connected = [visitor for visitor in visitors if "connected" in visitor]
+    for end, told, ends in (
+        ("clients'", connected, clients_rows(connected, rows)),
+        (
+            "server's",
+            accepted,
+            chosen(rows.ends("passive", PORT), "remote_port", [one["port"] for one in accepted]),
+        ),
+    ):
+        yield alike(
+            f"SACK and window scales, {end} ends",
+            [options(one) for one in told],
+            [options(row) for row in ends],
         )
+
+
+def options(one: dict[str, Any]) -> str:
+    """What a handshake agreed on, of a note or of a row, in a word."""
+    return f"SACK {one['sack']}, scales {one['snd_wscale']} and {one['rcv_wscale']}"
 
 
 def nothing_invented(truth: Truth, rows: Rows) -> Iterator[Check]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tcptrace.lab import flooding
 from tcptrace.lab.checks import Check, same
 from tcptrace.lab.flood import Pace
-from tcptrace.lab.flooding import PORT, flooded, rows_of, visit
+from tcptrace.lab.flooding import PORT, flooded, visit
 from tcptrace.lab.part import Part, punctual
 from tcptrace.lab.rows import Rows
 from tcptrace.lab.scenario import Scenario, Truth
@@ -16,7 +16,6 @@ COUNT = 4
 GROUPS = ("before", "during")
 PACKETS = 2000
 PACE = Pace(burst=32, gap_s=0.02, seconds=4)
-SCALES = ("snd_wscale", "rcv_wscale")
 
 
 def client(part: Part) -> None:
@@ -31,22 +30,7 @@ def client(part: Part) -> None:
 
 def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
     yield from flooding.prompt(truth, rows, *GROUPS)
-    for end, told, ends in (
-        ("client", truth["visitors"], rows.ends("active", PORT)),
-        ("server", truth["accepted"], rows.ends("passive", PORT)),
-    ):
-        mine = rows_of(told, ends)
-        yield same(
-            f"SACK at the {end}s' ends",
-            sum(one["sack"] for one in told),
-            sum(row["sack"] is True for row in mine),
-        )
-        pairs = zip(mine, told, strict=False)
-        yield same(
-            f"window scales right at the {end}s' ends",
-            len(told),
-            sum(row[name] == one[name] for row, one in pairs for name in SCALES) // len(SCALES),
-        )
+    yield from flooding.opened(truth, rows)
     yield same(
         "handshakes by cookie, of which the server knows no time",
         truth["cookies_received"],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tcptrace.lab import flooding
-from tcptrace.lab.checks import Check, each, fold, same
+from tcptrace.lab.checks import Check, each, same
 from tcptrace.lab.flood import Pace
-from tcptrace.lab.flooding import PORT, Visitor, flooded, group, rows_of, visit
+from tcptrace.lab.flooding import PORT, Visitor, clients_rows, flooded, group, visit
 from tcptrace.lab.part import Part, punctual
 from tcptrace.lab.rows import Rows, column
 from tcptrace.lab.scenario import Scenario, Truth
@@ -36,7 +36,6 @@ def client(part: Part) -> None:
 
 def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
     yield from flooding.prompt(truth, rows, "before", "after")
-    ends = rows.ends("active", PORT)
     patient, impatient = group(truth, "patient"), group(truth, "impatient")
     for name, column_name, visitors in (
         ("patient", "handshake_ns", patient),
@@ -45,25 +44,19 @@ def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
         yield each(
             f"{name}: {column_name}",
             [visitor["connect_ns"] for visitor in visitors],
-            column(rows_of(visitors, ends), column_name),
+            column(clients_rows(visitors, rows), column_name),
             relative=0.02,
             absolute_ns=500_000,
         )
     yield same(
-        "patient: syn_retransmits",
-        sum(visitor["syn_retransmits"] for visitor in patient),
-        fold(sum, column(rows_of(patient, ends), "syn_retransmits")),
-    )
-    yield same(
         "connections that were never made",
         sum("connected" not in visitor for visitor in truth["visitors"]),
-        sum(row["close_reason"] == "aborted" and row["handshake_ns"] is None for row in ends),
+        sum(
+            row["close_reason"] == "aborted" and row["handshake_ns"] is None
+            for row in rows.ends("active", PORT)
+        ),
     )
-    yield same(
-        "SYNs that the client's kernel repeated",
-        truth["syn_retransmits"],
-        fold(sum, column(ends, "syn_retransmits")),
-    )
+    yield from flooding.opened(truth, rows)
     yield from flooding.nothing_invented(truth, rows)
 
 
