@@ -105,10 +105,20 @@ class Part:
         one.settimeout(self.limit_s)
         return one
 
-    def serve(self, port: int, answer: Callable[[socket.socket], None], *, backlog: int = 128) -> None:
+    def serve(
+        self,
+        port: int,
+        answer: Callable[[socket.socket], None],
+        *,
+        backlog: int = 128,
+        receive_buffer: int | None = None,
+    ) -> None:
         """Answer on a port in threads, one per connection, for as long as this process lives. The connection
-        is closed when `answer` returns; that the client resets it is no failure."""
+        is closed when `answer` returns; that the client resets it is no failure. receive_buffer: bytes, which
+        the kernel doubles and then leaves as they are."""
         listener = self.listen(port, backlog)
+        if receive_buffer is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
 
         def one(connection: socket.socket) -> None:
             with connection, contextlib.suppress(ConnectionError):

@@ -211,3 +211,36 @@ def test_bytes_have_departed_when_the_segment_with_the_last_of_them_has(
     assert packets.departures_ns(flow, ends) == [n * MS for n in segments]
     with pytest.raises(TcptraceError, match=f"less than {total + 1} bytes"):
         packets.departures_ns(flow, [*ends, total + 1])
+
+
+def test_a_turn_has_its_request_s_last_segment_and_its_answer_s_first() -> None:
+    flow = log_of(
+        (0, 0, SYN, 99, 0, 0),
+        (6, 1, SYN | ACK, 6, 100, 0),
+        (12, 0, ACK, 100, 7, 20),
+        (13, 0, ACK, 120, 7, 30),
+        (14, 0, ACK, 120, 7, 30),  # once more
+        (20, 1, ACK, 7, 150, 0),  # without data
+        (21, 1, ACK, 7, 150, 10),
+        (22, 1, ACK, 17, 150, 10),
+        (30, 0, ACK, 150, 27, 50),
+        (40, 1, ACK, 27, 200, 10),
+        (50, 0, ACK, 200, 37, 50),  # never answered
+    )
+    flow["left_ns"][[3, 6]] += (1 * MS, 2 * MS)
+    assert packets.carried_ns(flow) == [13 * MS, 10 * MS]
+    assert packets.carried_ns(flow[:2]) == []
+
+
+@pytest.mark.parametrize("first", [1000, 2**32 - 11])
+def test_bytes_departed_when_the_link_first_had_them(first: int) -> None:
+    flow = log_of(
+        (0, 0, SYN, first - 1, 0, 0),
+        (12, 0, ACK, first, 7, 20),
+        (13, 0, ACK, first + 20, 7, 30),
+        (14, 0, ACK, first, 7, 20),  # once more
+        (15, 1, ACK, 7, first + 50, 500),
+    )
+    assert packets.departures_ns(flow, [10, 20, 21, 50]) == [12 * MS, 12 * MS, 13 * MS, 13 * MS]
+    with pytest.raises(TcptraceError, match="less than 51 bytes"):
+        packets.departures_ns(flow, [51])
