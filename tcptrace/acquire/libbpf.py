@@ -55,7 +55,10 @@ _CALLS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_object__close": (None, [c_void_p]),
     "bpf_object__find_map_by_name": (c_void_p, [c_void_p, c_char_p]),
     "bpf_object__next_program": (c_void_p, [c_void_p, c_void_p]),
+    "bpf_object__next_map": (c_void_p, [c_void_p, c_void_p]),
     "bpf_map__fd": (c_int, [c_void_p]),
+    "bpf_map__name": (c_char_p, [c_void_p]),
+    "bpf_map__reuse_fd": (c_int, [c_void_p, c_int]),
     "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
     "bpf_map__set_autocreate": (c_int, [c_void_p, ctypes.c_bool]),
     "bpf_map__set_initial_value": (c_int, [c_void_p, c_void_p, c_size_t]),
@@ -288,6 +291,18 @@ class Object:
 
     def set_initial_value(self, name: str, value: bytes) -> None:
         _status(library().bpf_map__set_initial_value(self._map(name), value, len(value)), f"map {name}")
+
+    def map_names(self) -> list[str]:
+        """Those of the object's own data begin with a dot, or have one."""
+        names, current = [], library().bpf_object__next_map(self._handle, None)
+        while current:
+            names.append(library().bpf_map__name(current).decode())
+            current = library().bpf_object__next_map(self._handle, current)
+        return names
+
+    def reuse(self, name: str, fd: int) -> None:
+        """Before loading: this map is to be one that exists already."""
+        _status(library().bpf_map__reuse_fd(self._map(name), fd), f"map {name}")
 
     def load(self) -> None:
         _status(library().bpf_object__load(self._handle), "the kernel refuses the eBPF programs")
