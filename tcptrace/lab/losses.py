@@ -259,25 +259,32 @@ def _complete(turns: list[Row], repeated: int) -> bool:
 
 
 def _charged(case: Case, truth: Truth, port: int, seen: list[int], struck: list[Row]) -> Iterator[Check]:
+    """The struck turns of connections of which everything was seen."""
     took = [truth[f"turns_{port}_ns"][n] for n in seen]
-    usual = [statistics.median(turns[:STRUCK]) for turns in took]
     totals = [turns[STRUCK] for turns in took]
+    longer = [turns[STRUCK] - statistics.median(turns[:STRUCK]) for turns in took]
     recoveries = column(struck, "loss_recovery_ns")
     yield each(f"{case.what}: total", totals, column(struck, "total_ns"), relative=0.02, absolute_ns=300_000)
-    yield each(
-        f"{case.what}: loss_recovery",
-        [truth[f"recovery_{port}_ns"][n] for n in seen],
-        recoveries,
-        relative=0.02,
-        absolute_ns=300_000,
-    )
     if case.lost:
         yield each(
+            f"{case.what}: loss_recovery",
+            [truth[f"recovery_{port}_ns"][n] for n in seen],
+            recoveries,
+            relative=0.02,
+            absolute_ns=300_000,
+        )
+        yield each(
             f"{case.what}: loss_recovery, by what the turn took longer than others",
-            [total - before for total, before in zip(totals, usual, strict=True)],
+            longer,
             recoveries,
             relative=0.05,
             absolute_ns=1_000_000,
+        )
+    else:
+        yield alike(
+            f"{case.what}: turns with a loss_recovery of 0",
+            [truth[f"recovery_{port}_ns"][n] for n in seen],
+            recoveries,
         )
     yield each(
         f"{case.what}: network and peer",

@@ -20,9 +20,8 @@ CASES = {
         (3, 4),
         segments=4,
     ),
-    7002: Case("last of four lost", "tlp", {"TcpRetransSegs": 1, "TcpExtTCPLossProbes": 1}, (4,), segments=4),
-    7003: Case("only one lost", "tlp", {"TcpRetransSegs": 1, "TcpExtTCPLossProbes": 1}, (1,)),
-    7004: Case(
+    7002: Case("only one lost", "tlp", {"TcpRetransSegs": 1, "TcpExtTCPLossProbes": 1}, (1,)),
+    7003: Case(
         "only one and its probe lost",
         "rto+tlp",
         {"TcpRetransSegs": 2, "TcpExtTCPLossProbes": 1, "TcpExtTCPTimeouts": 1},
@@ -51,11 +50,12 @@ def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
 SCENARIO = Scenario(
     name="data-loss-tlp",
     chapter="loss",
-    title="The last segment of a request is lost and repeated by a tail loss probe",
+    title="The end of a request is lost, and a tail loss probe repeats it",
     teaches="With nothing behind the lost segment no ACK tells of the hole. After two round trips without "
     "any, and 200 ms more where only one segment is out, since its ACK may be delayed, the sender repeats "
-    "the last segment as a probe. When the probe is lost as well, the time-out is left. retransmit_kind says "
-    "tlp, or rto+tlp. On short paths the minimum of 200 ms is all of it: small requests suffer most.",
+    "the last segment as a probe; its ACK tells of other holes. When the probe is lost as well, the time-out "
+    "is left. retransmit_kind says tlp, fast+tlp, rto+tlp. On short paths those 200 ms are all of it: small "
+    "requests suffer most.",
     topology=losses.topology(CASES),
     ports=len(CASES),
     server=server,
