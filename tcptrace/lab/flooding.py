@@ -18,6 +18,7 @@ from tcptrace.lab.rows import Row, Rows, chosen, column
 from tcptrace.lab.scenario import Truth
 from tcptrace.lab.tcpinfo import tcp_info
 from tcptrace.lab.witness import Witness, kernel_sum
+from tcptrace.trace.wire import Kind
 
 PORT = 7001
 QUEUE = 32
@@ -148,6 +149,11 @@ def opened(truth: Truth, rows: Rows) -> Iterator[Check]:
     repeats = column(mine, "syn_retransmits")
     yield alike("syn_retransmits of each client", [one["syn_retransmits"] for one in visitors], repeats)
     yield same("SYNs that the clients' kernel repeated", truth["syn_retransmits"], fold(sum, repeats))
+    yield same(
+        "SYN-ACKs that the server's kernel repeated, most for spoofed addresses",
+        truth["synack_retransmits"],
+        sum(kind == Kind.SYNACK_RETRANSMIT for kind in rows.trace.events["kind"].to_pylist()),
+    )
     connected = [visitor for visitor in visitors if "connected" in visitor]
     for end, told, ends in (
         ("clients'", connected, clients_rows(connected, rows)),
