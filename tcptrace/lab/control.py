@@ -18,6 +18,8 @@ from tcptrace.errors import TcptraceError
 from tcptrace.lab.scenario import CONTROL_PORT
 
 RETRY_SECONDS = 0.05
+LONGEST_LINE = 1 << 26
+"""In bytes: between machines, anybody may come to the port."""
 
 
 class Control:
@@ -48,6 +50,7 @@ class Control:
                 f"the other part of the scenario did not say {word!r} in {seconds:g} s"
             ) from None
         if said["word"] == "failed":
+            self._words.put(said)  # nothing comes after it, however often one asks
             raise TcptraceError(str(said["value"]))
         if said["word"] != word:
             raise TcptraceError(f"the other part of the scenario said {said['word']!r} instead of {word!r}")
@@ -62,10 +65,10 @@ class Control:
     def _listen(self) -> None:
         try:
             with self._connection.makefile("rb") as lines:
-                for line in lines:
+                while line := lines.readline(LONGEST_LINE):
                     said = json.loads(line)
                     self._words.put({"word": str(said["word"]), "value": said["value"]})
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass  # what it said before counts, then it is gone
         self._words.put({"word": "failed", "value": "the other part of the scenario is gone"})
 
