@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tcptrace.lab import losses
+from tcptrace.lab import losses, losses_checks
 from tcptrace.lab.checks import Check
 from tcptrace.lab.losses import Case
 from tcptrace.lab.part import Part
@@ -27,12 +27,12 @@ def client(part: Part) -> None:
 
 
 def truth(witness: Witness) -> Truth:
-    """See :func:`tcptrace.lab.losses.truth`."""
-    return losses.truth(witness, CASES)
+    """See :func:`tcptrace.lab.losses_checks.truth`."""
+    return losses_checks.truth(witness, CASES)
 
 
 def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
-    yield from losses.checks(truth, rows, CASES)
+    yield from losses_checks.checks(truth, rows, CASES)
 
 
 SCENARIO = Scenario(
