@@ -1,4 +1,4 @@
-"""What is true of the turns of :mod:`tcptrace.lab.losses`, by the link's log, and what is to be said of them."""
+"""What is true of the turns of :mod:`tcptrace.lab.losses`, by the link's log, and what a recording must say."""
 
 from __future__ import annotations
 
