@@ -205,13 +205,12 @@ SCENARIO = Scenario(
     name="accept-queue-overflow",
     chapter="queues",
     title="An accept queue of five places, ten clients, and a server that sleeps",
-    teaches="Connections wait in the accept queue until accept() takes them; it holds one more than "
-    "min(backlog, somaxconn). When it is full, the last ACK of a handshake is dropped silently: the client "
-    "is connected and sends, the server has a half-open request and takes nothing. The client's row has a "
-    "short handshake_ns, then retransmits and loss_recovery_ns on a network that loses nothing; the server's "
-    "has a long syn_recv_ns. Whoever comes later loses the SYN instead and waits a second for the next one "
-    "(syn_retransmits). `nstat TcpExtListenOverflows` counts both. Cures: accept faster, a longer backlog "
-    "and somaxconn; tcp_abort_on_overflow tells the clients the truth, by a reset.",
+    teaches="The accept queue holds connections until accept(), min(backlog, somaxconn) + 1 of them. When it "
+    "is full, a handshake's last ACK is dropped silently: the client is connected and sends, the server has "
+    "a half-open request and takes nothing. The client's row has a short handshake_ns, then retransmits and "
+    "loss_recovery_ns on a network that loses nothing; the server's a long syn_recv_ns. Who comes later "
+    "loses its SYN (syn_retransmits). `nstat TcpExtListenOverflows` counts both. Cures: accept faster, a "
+    "longer backlog and somaxconn; tcp_abort_on_overflow resets the clients instead.",
     topology=Topology(delay_ns=DELAY_NS),
     sysctls={"server": {"net.ipv4.tcp_syncookies": 0, "net.ipv4.tcp_abort_on_overflow": 0}},
     server=server,

@@ -43,12 +43,12 @@ SCENARIO = Scenario(
     name="syn-flood-cookies",
     chapter="queues",
     title="A SYN flood with cookies: clients connect, with fewer options",
-    teaches="When the SYN queue is full and tcp_syncookies is 1, the kernel keeps nothing of a SYN: what it "
-    "must remember is in the sequence number of its SYN-ACK, and comes back with the ACK. Clients connect at "
-    "once, flood or not. The price: a cookie has room for an MSS only. Without timestamps, as here, the "
-    "connection gets no SACK and no window scale (at most 64 KiB in flight), and the server cannot tell how "
-    "long the handshake took (handshake_ns is null). `nstat` counts SyncookiesSent, SyncookiesRecv and "
-    "SyncookiesFailed. Many sent and few received: a flood; about as many: the backlog is too short.",
+    teaches="With a full SYN queue and tcp_syncookies 1 the kernel keeps nothing of a SYN: what it must "
+    "remember is in its SYN-ACK's sequence number and comes back with the ACK. Clients connect at once, "
+    "flood or not. The price: a cookie has room for an MSS only. Without timestamps, as here, there is no "
+    "SACK and no window scale (at most 64 KiB in flight), and the server's handshake_ns is null. `nstat` "
+    "counts SyncookiesSent and SyncookiesRecv: many sent and few received is a flood, about as many a "
+    "backlog that is too short.",
     sysctls={
         "server": {
             "net.ipv4.tcp_syncookies": 1,

@@ -64,13 +64,12 @@ SCENARIO = Scenario(
     name="syn-flood-no-cookies",
     chapter="queues",
     title="A SYN flood without cookies: a full SYN queue and clients that wait",
-    teaches="Each spoofed SYN leaves a half-open request that nobody completes. When the SYN queue is full, "
-    "the kernel drops SYNs without a word, those of clients as well. A client's connect() then takes a "
-    "second and more (syn_retransmits, a handshake_ns near whole seconds), or the client gives up "
-    "(close_reason aborted, only syn_sent_ns). The server's end has rows of completed connections alone, "
-    "and nothing of the flood: `ss -tan state syn-recv` shows the requests, `nstat` the dropped SYNs "
-    "(TcpExtTCPReqQFullDrop). Cures: SYN cookies (tcp_syncookies 1), a filter in front; a longer queue "
-    "only takes longer to fill.",
+    teaches="Each spoofed SYN leaves a half-open request. When the SYN queue is full of them, the kernel "
+    "drops SYNs without a word, those of clients as well: connect() takes a second and more "
+    "(syn_retransmits, handshake_ns near whole seconds), or the client gives up (close_reason aborted, only "
+    "syn_sent_ns). The server's end has rows of completed connections alone; `ss -tan state syn-recv` shows "
+    "the requests, `nstat` the dropped SYNs (TcpExtTCPReqQFullDrop). Cures: SYN cookies (tcp_syncookies 1), "
+    "a filter in front; a longer queue only takes longer to fill.",
     sysctls={
         "server": {
             "net.ipv4.tcp_syncookies": 0,
