@@ -34,11 +34,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.vsnprintf.argtypes = [ctypes.c_char_p, c_size_t, c_char_p, c_void_p]
 
 
-def _collect(_level: int, template: bytes, arguments: int | None) -> int:
-    # the verifier's log of one failed load is one message of up to megabytes: its end says why
-    buffer = ctypes.create_string_buffer(1 << 20)
-    _libc.vsnprintf(buffer, len(buffer), template, arguments)
-    _log.extend(buffer.value.decode(errors="replace").splitlines())
+_DEBUG = 2  # LIBBPF_DEBUG: thousands of lines for each object, which say nothing of a failure
+# the verifier's log of one failed load is one message of up to megabytes: its end says why
+_message = ctypes.create_string_buffer(1 << 20)
+
+
+def _collect(level: int, template: bytes, arguments: int | None) -> int:
+    if level < _DEBUG:
+        _libc.vsnprintf(_message, len(_message), template, arguments)
+        _log.extend(_message.value.decode(errors="replace").splitlines())
     return 0
 
 
