@@ -52,6 +52,10 @@ class Case:
     """Which ones it keeps back."""
     late_ns: int = 0
     """For how long."""
+    answer_lost: bool = False
+    """Whether the link loses the answer to it."""
+    think_s: float = 0.0
+    """How long the server takes for it."""
     segments: int = 1
     """Of each request: one small one, or several full ones."""
 
@@ -60,9 +64,16 @@ class Case:
         """Bytes of a request."""
         return self.segments * SEGMENT if self.segments > 1 else SMALL
 
-    def drop(self, port: int) -> Drop:
-        """The link's rule for what it loses."""
-        return Drop("data", nth=self._nth(self.lost), direction="ab", port=port, name=self._name(port))
+    def drops(self, port: int) -> list[Drop]:
+        """The link's rules for what it loses."""
+        rules = []
+        if self.lost:
+            rules.append(
+                Drop("data", nth=self._nth(self.lost), direction="ab", port=port, name=self._name(port))
+            )
+        if self.answer_lost:
+            rules.append(Drop("data", nth=(STRUCK + 1,), direction="ba", port=port, name=self._name(port)))
+        return rules
 
     def keep(self, port: int) -> Late:
         """The link's rule for what it keeps back."""
@@ -90,7 +101,7 @@ def topology(cases: Cases, delay_ns: int = DELAY_NS) -> Topology:
     """A link that strikes them all."""
     return Topology(
         delay_ns=delay_ns,
-        drops=tuple(case.drop(port) for port, case in cases.items() if case.lost),
+        drops=tuple(rule for port, case in cases.items() for rule in case.drops(port)),
         lates=tuple(case.keep(port) for port, case in cases.items() if case.late),
     )
 
@@ -99,9 +110,11 @@ def server(part: Part, cases: Cases) -> None:
     """Answer each request when all of it is there."""
     for port, case in cases.items():
 
-        def answer(connection: socket.socket, size: int = case.request) -> None:
-            for _ in range(TURNS):
-                receive(connection, size)
+        def answer(connection: socket.socket, case: Case = case) -> None:
+            for number in range(TURNS):
+                receive(connection, case.request)
+                if number == STRUCK:
+                    time.sleep(case.think_s)
                 connection.sendall(bytes(ANSWER))
             connection.recv(1)
 

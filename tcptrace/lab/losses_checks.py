@@ -1,4 +1,4 @@
-"""What is true of the turns of :mod:`tcptrace.lab.losses`, by the link's log, and what a recording must say."""
+"""What is true of the turns of :mod:`tcptrace.lab.losses`, by the link's log, and what rows must say."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RELATIVE, ABSOLUTE_NS = 0.02, 300_000
 
 def truth(witness: Witness, cases: Cases) -> Truth:
     """By port, one value per connection that counts: its client's port, how long its turns took, how many
-    segments the client repeated, and of the struck turn, at the relay: from its last byte's first departure
+    segments either side repeated, and of the struck turn, at the relay: from its last byte's first departure
     until all of it was on its way for good, and from there until the answer came."""
     assert witness.log is not None
     found: Truth = {}
@@ -37,7 +37,8 @@ def truth(witness: Witness, cases: Cases) -> Truth:
         clients = witness.client[f"client_port_{port}"]
         found[f"client_ports_{port}"] = clients
         found[f"turns_{port}_ns"] = witness.client[f"turns_{port}_ns"]
-        found[f"repeated_{port}"] = [_repeated(flows[mine], case) for mine in clients]
+        found[f"repeated_{port}"] = [_repeated(flows[mine], OUT, case.segments) for mine in clients]
+        found[f"answers_repeated_{port}"] = [_repeated(flows[mine], BACK, 1) for mine in clients]
         ways = [_struck_ns(flows[mine], case) for mine in clients]
         found[f"recovery_{port}_ns"], found[f"wire_{port}_ns"] = (
             list(way) for way in zip(*ways, strict=True)
@@ -45,9 +46,9 @@ def truth(witness: Witness, cases: Cases) -> Truth:
     return found
 
 
-def _repeated(flow: Log, case: Case) -> int:
-    """Segments that the client sent more than once."""
-    return len(packets.of_kind(flow, "data", OUT)) - TURNS * case.segments
+def _repeated(flow: Log, direction: int, segments: int) -> int:
+    """Segments that one side sent more than once, of so many per turn."""
+    return len(packets.of_kind(flow, "data", direction)) - TURNS * segments
 
 
 def _struck_ns(flow: Log, case: Case) -> tuple[int, int]:
@@ -60,7 +61,8 @@ def _struck_ns(flow: Log, case: Case) -> tuple[int, int]:
     first_ns = int(sent["arrived_ns"][offset + sent["payload"] == end].min())
     gone_ns = int(mine["arrived_ns"].max()) if case.lost else first_ns
     # By its place in the stream: the server may repeat the answer before, whose ACK was lost as well.
-    came_ns = int(answers["left_ns"][_offsets(answers) == STRUCK * ANSWER].min())
+    came = (_offsets(answers) == STRUCK * ANSWER) & (answers["left_ns"] >= 0)
+    came_ns = int(answers["left_ns"][came].min())
     return gone_ns - first_ns, came_ns - gone_ns
 
 
@@ -76,7 +78,7 @@ def checks(truth: Truth, rows: Rows, cases: Cases) -> Iterator[Check]:
         repeated = truth[f"repeated_{port}"]
         ends = chosen(rows.ends("active", port), "local_port", truth[f"client_ports_{port}"])
         yield alike(
-            f"{case.what}: connections with the retransmits that the link carried",
+            f"{case.what}: connections with the retransmits of the link's log",
             repeated,
             column(ends, "retransmits"),
         )
@@ -104,6 +106,17 @@ def checks(truth: Truth, rows: Rows, cases: Cases) -> Iterator[Check]:
                 (row["loss_recovery_ns"], row["retransmits"], row["retransmit_kind"]) == NOTHING
                 for row in others
             ),
+        )
+
+
+def answers_checks(truth: Truth, rows: Rows, cases: Cases) -> Iterator[Check]:
+    """What the server repeated is charged to its end of the connection."""
+    for port, case in cases.items():
+        ends = chosen(rows.ends("passive", port), "remote_port", truth[f"client_ports_{port}"])
+        yield alike(
+            f"{case.what}: server's ends with the retransmits of the link's log",
+            truth[f"answers_repeated_{port}"],
+            column(ends, "retransmits"),
         )
 
 

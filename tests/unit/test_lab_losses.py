@@ -167,7 +167,7 @@ def test_a_hidden_one_that_is_called_no_loss_is_wrong_in_the_connections_count_o
     rows = MadeUp()
     hide(rows, 1)
     rows.connections[1]["retransmits"] = 0
-    assert broken(rows) == ["connections with the retransmits that the link carried"]
+    assert broken(rows) == ["connections with the retransmits of the link's log"]
 
 
 @pytest.mark.parametrize(
@@ -199,3 +199,16 @@ def test_loss_that_is_called_network_breaks() -> None:
         "loss_recovery",
         "network and peer",
     ]
+
+
+def test_the_struck_turn_ends_with_the_answer_that_came_through() -> None:
+    case = Case("answer", NO_KIND, {}, answer_lost=True)
+    assert [(rule.direction, rule.nth) for rule in case.drops(PORT)] == [("ba", (4,))]
+    log = log_of(case, {})
+    again = log[log["direction"] == packets.BACK][STRUCK : STRUCK + 1].copy()
+    again["arrived_ns"] += 70 * MS
+    again["left_ns"] += 70 * MS
+    log["left_ns"][(log["direction"] == packets.BACK) & (log["sequence"] == STRUCK * ANSWER)] = -1
+    truth = truth_of(case, np.concatenate([log, again]))
+    assert truth[f"repeated_{PORT}"] == [0] and truth[f"answers_repeated_{PORT}"] == [1]
+    assert truth[f"recovery_{PORT}_ns"] == [0] and truth[f"wire_{PORT}_ns"] == [95 * MS]
