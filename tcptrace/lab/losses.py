@@ -41,7 +41,7 @@ class Case:
     """One way to strike a request."""
 
     what: str
-    """In words."""
+    """Which segments are lost, or what overtakes them, in words."""
     kind: str
     """The retransmit_kind that it shows as, or NO_KIND."""
     counted: Mapping[str, int]
@@ -58,6 +58,11 @@ class Case:
     """How long the server takes for it."""
     segments: int = 1
     """Of each request: one small one, or several full ones."""
+
+    @property
+    def label(self) -> str:
+        """For its checks."""
+        return f"overtaken {self.what}" if self.late else f"{self.what} lost"
 
     @property
     def request(self) -> int:
@@ -143,7 +148,7 @@ def client(part: Part, cases: Cases) -> None:
                 break
         else:
             others = CONNECTIONS + SPARE - held
-            raise TcptraceError(f"{case.what}: went another way {others} times, at last by {counted}")
+            raise TcptraceError(f"{case.label}: went another way {others} times, at last by {counted}")
 
 
 def _connect(part: Part, port: int) -> socket.socket:

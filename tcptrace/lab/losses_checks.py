@@ -78,21 +78,21 @@ def checks(truth: Truth, rows: Rows, cases: Cases) -> Iterator[Check]:
         repeated = truth[f"repeated_{port}"]
         ends = chosen(rows.ends("active", port), "local_port", truth[f"client_ports_{port}"])
         yield alike(
-            f"{case.what}: connections with the retransmits of the link's log",
+            f"{case.label}: connections with the retransmits of the link's log",
             repeated,
             column(ends, "retransmits"),
         )
         turns = [rows.turns_of(end) for end in ends]
         seen = [n for n, mine in enumerate(turns) if _complete(mine, repeated[n])]
         yield at_least(
-            f"{case.what}: connections with no retransmission hidden from eBPF, of {CONNECTIONS}",
+            f"{case.label}: connections with no retransmission hidden from eBPF, of {CONNECTIONS}",
             SEEN,
             len(seen),
             "count",
         )
         hidden = [n for n, mine in enumerate(turns) if n not in seen and len(mine) == TURNS]
         yield same(
-            f"{case.what}: the others, charged a wrong loss_recovery instead of none",
+            f"{case.label}: the others, charged a wrong loss_recovery instead of none",
             0,
             sum(_wrong(turns[n][STRUCK], truth[f"recovery_{port}_ns"][n]) for n in hidden),
         )
@@ -100,7 +100,7 @@ def checks(truth: Truth, rows: Rows, cases: Cases) -> Iterator[Check]:
         yield from _charged(case, truth, port, seen, struck)
         others = [row for n in seen for row in turns[n] if row is not turns[n][STRUCK]]
         yield same(
-            f"{case.what}: other turns, charged nothing",
+            f"{case.label}: other turns, charged nothing",
             len(others),
             sum(
                 (row["loss_recovery_ns"], row["retransmits"], row["retransmit_kind"]) == NOTHING
@@ -114,7 +114,7 @@ def answers_checks(truth: Truth, rows: Rows, cases: Cases) -> Iterator[Check]:
     for port, case in cases.items():
         ends = chosen(rows.ends("passive", port), "remote_port", truth[f"client_ports_{port}"])
         yield alike(
-            f"{case.what}: server's ends with the retransmits of the link's log",
+            f"{case.label}: server's ends with the retransmits of the link's log",
             truth[f"answers_repeated_{port}"],
             column(ends, "retransmits"),
         )
@@ -147,18 +147,18 @@ def _charged(case: Case, truth: Truth, port: int, seen: list[int], struck: list[
     longer = [turns[STRUCK] - statistics.median(turns[:STRUCK]) for turns in took]
     recoveries = column(struck, "loss_recovery_ns")
     yield each(
-        f"{case.what}: total", totals, column(struck, "total_ns"), relative=RELATIVE, absolute_ns=ABSOLUTE_NS
+        f"{case.label}: total", totals, column(struck, "total_ns"), relative=RELATIVE, absolute_ns=ABSOLUTE_NS
     )
     if case.lost:
         yield each(
-            f"{case.what}: loss_recovery",
+            f"{case.label}: loss_recovery",
             [truth[f"recovery_{port}_ns"][n] for n in seen],
             recoveries,
             relative=RELATIVE,
             absolute_ns=ABSOLUTE_NS,
         )
         yield each(
-            f"{case.what}: loss_recovery, by what the turn took longer than others",
+            f"{case.label}: loss_recovery, by what the turn took longer than others",
             longer,
             recoveries,
             relative=0.05,
@@ -166,24 +166,24 @@ def _charged(case: Case, truth: Truth, port: int, seen: list[int], struck: list[
         )
     else:
         yield alike(
-            f"{case.what}: turns with a loss_recovery of 0",
+            f"{case.label}: turns with a loss_recovery of 0",
             [truth[f"recovery_{port}_ns"][n] for n in seen],
             recoveries,
         )
     yield each(
-        f"{case.what}: network and peer",
+        f"{case.label}: network and peer",
         [truth[f"wire_{port}_ns"][n] for n in seen],
         column(struck, "network_ns", "peer_ns"),
         relative=RELATIVE,
         absolute_ns=ABSOLUTE_NS,
     )
     yield alike(
-        f"{case.what}: retransmit_kind {case.kind}",
+        f"{case.label}: retransmit_kind {case.kind}",
         [case.kind] * len(seen),
         [row["retransmit_kind"] or NO_KIND for row in struck],
     )
     yield alike(
-        f"{case.what}: retransmits of the turn",
+        f"{case.label}: retransmits of the turn",
         [truth[f"repeated_{port}"][n] for n in seen],
         column(struck, "retransmits"),
     )

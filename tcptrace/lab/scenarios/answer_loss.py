@@ -13,7 +13,7 @@ from tcptrace.lab.scenario import Scenario, Truth
 from tcptrace.lab.witness import Witness
 
 # The server thinks until its delayed ACK is out: else the client, too, would repeat what nobody acknowledged.
-CASES = {7001: Case("answer lost", losses.NO_KIND, {}, answer_lost=True, think_s=0.1)}
+CASES = {7001: Case("answer", losses.NO_KIND, {}, answer_lost=True, think_s=0.1)}
 
 
 def server(part: Part) -> None:

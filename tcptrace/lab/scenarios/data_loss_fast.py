@@ -13,11 +13,9 @@ from tcptrace.lab.scenario import Scenario, Truth
 from tcptrace.lab.witness import Witness
 
 CASES = {
-    7001: Case(
-        "one of ten lost", "fast", {"TcpRetransSegs": 1, "TcpExtTCPFastRetrans": 1}, (4,), segments=10
-    ),
+    7001: Case("one of ten", "fast", {"TcpRetransSegs": 1, "TcpExtTCPFastRetrans": 1}, (4,), segments=10),
     7002: Case(
-        "three of ten lost", "fast", {"TcpRetransSegs": 3, "TcpExtTCPFastRetrans": 3}, (2, 4, 6), segments=10
+        "three of ten", "fast", {"TcpRetransSegs": 3, "TcpExtTCPFastRetrans": 3}, (2, 4, 6), segments=10
     ),
 }
 

@@ -13,8 +13,10 @@ from tcptrace.lab.scenario import Scenario, Truth
 from tcptrace.lab.witness import Witness
 
 CASES = {
-    7001: Case("lost once", "rto", {"TcpRetransSegs": 1, "TcpExtTCPTimeouts": 1}, lost=(1,)),
-    7002: Case("lost twice", "rto", {"TcpRetransSegs": 2, "TcpExtTCPTimeouts": 2}, lost=(1, 2)),
+    7001: Case("request", "rto", {"TcpRetransSegs": 1, "TcpExtTCPTimeouts": 1}, lost=(1,)),
+    7002: Case(
+        "request and its repetition", "rto", {"TcpRetransSegs": 2, "TcpExtTCPTimeouts": 2}, lost=(1, 2)
+    ),
 }
 
 

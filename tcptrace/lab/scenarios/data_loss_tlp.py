@@ -14,15 +14,15 @@ from tcptrace.lab.witness import Witness
 
 CASES = {
     7001: Case(
-        "last two of four lost",
+        "last two of four",
         "fast+tlp",
         {"TcpRetransSegs": 2, "TcpExtTCPLossProbes": 1, "TcpExtTCPFastRetrans": 1},
         (3, 4),
         segments=4,
     ),
-    7002: Case("only one lost", "tlp", {"TcpRetransSegs": 1, "TcpExtTCPLossProbes": 1}, (1,)),
+    7002: Case("only segment", "tlp", {"TcpRetransSegs": 1, "TcpExtTCPLossProbes": 1}, (1,)),
     7003: Case(
-        "only one and its probe lost",
+        "only segment and its probe",
         "rto+tlp",
         {"TcpRetransSegs": 2, "TcpExtTCPLossProbes": 1, "TcpExtTCPTimeouts": 1},
         (1, 2),
