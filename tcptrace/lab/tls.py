@@ -97,13 +97,18 @@ def server_context(version: Version) -> ssl.SSLContext:
 
 
 def answer(context: ssl.SSLContext) -> Callable[[socket.socket], None]:
-    """A server's conversation: shake hands, then answer requests until the client closes."""
+    """A server's conversation: shake hands, answer one request, wait until the client closes."""
 
     def converse(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with context.wrap_socket(connection, server_side=True) as secured:
-            while secured.recv(REQUEST):
+            if secured.recv(REQUEST):
                 secured.sendall(bytes(ANSWER))
+            # OpenSSL would answer the end of a connection with an alert, and that a client with a reset.
+            limit = secured.gettimeout()
+            with socket.socket(fileno=secured.detach()) as plain:
+                plain.settimeout(limit)
+                plain.recv(1)
 
     return converse
 
