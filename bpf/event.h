@@ -174,8 +174,12 @@ static __always_inline void tt_event_reset(struct sock *sk, struct sk_buff *skb,
 		if (!tt_wanted(sk, s))
 			return;
 	} else {
-		if (!skb || !tt_packet_read(skb, &p) || !tt_tuple_wanted(&p.who, 1) ||
-		    !tt_owner_wanted(0))
+		if (!skb || !tt_packet_read(skb, &p))
+			return;
+		/* on its way to a listener the packet has lost its device; every kind of socket has this */
+		if (!p.who.netns && sk)
+			p.who.netns = TT_READ(TT_READ(sk, __sk_common.skc_net.net), ns.inum);
+		if (!tt_tuple_wanted(&p.who, 1) || !tt_owner_wanted(0))
 			return;
 	}
 	e = tt_event_new(TT_KIND_RESET_SENT);

@@ -245,7 +245,9 @@ static __always_inline void tt_exchange_over(struct sock *sk, struct tt_socket *
 	if (tt_sampled(side == TT_SIDE_CLIENT ? end : s->budget.read_end))
 		one = tt_reserve_exchange();
 	alone = one != 0;
-	if (!one)
+	/* ask the pointer only once: verifiers of older kernels forget that it is not 0 */
+	asm volatile("" : "+r"(alone));
+	if (!alone)
 		one = &s->one;
 	if (side == TT_SIDE_CLIENT)
 		tt_exchange_asked(one, s, end);

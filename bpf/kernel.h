@@ -140,6 +140,7 @@ struct sock {
 	int sk_err;
 	u16 sk_protocol;
 	int sk_wmem_queued;
+	int sk_write_pending;
 	int sk_sndbuf;
 	unsigned long sk_tsq_flags;
 	u32 sk_pacing_status;
@@ -159,6 +160,8 @@ struct inet_sock {
 	__be16 inet_sport;
 };
 
+struct tcp_ulp_ops;
+
 struct tcp_congestion_ops {
 	char name[16];
 };
@@ -171,6 +174,7 @@ struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 	struct request_sock_queue icsk_accept_queue;
 	const struct tcp_congestion_ops *icsk_ca_ops;
+	const struct tcp_ulp_ops *icsk_ulp_ops;
 	__u8 icsk_ca_state : 5;
 	__u8 icsk_pending;
 };

@@ -9,8 +9,7 @@
  * The kernel skips a program that would interrupt itself on one CPU. A skipped transition shows as an old
  * state that is not the stored one; a skipped CLOSE is made good at tcp_destroy_sock.
  */
-#include "receiving.h"
-#include "sending.h"
+#include "functions.h"
 #include "walk.h"
 
 /* The third ACK's arrival ends the handshake at either end; the kernel has just taken its RTT sample. */

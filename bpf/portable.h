@@ -10,6 +10,7 @@
  * Programs are written against the macros and functions below and contain no #ifdef of their own.
  *
  *   TT_TRACEPOINT(event)      opens a tracepoint program; TT_ARG(n, type) is its nth argument
+ *   TT_ENTRY(function), TT_RETURN(function)  open programs at a function, not under BCC; TT_ARG as above
  *   TT_READ(pointer, field)   reads through a pointer that the hook passed (a direct load in lifecycle.bpf.o)
  *   TT_PROBE(pointer, field)  reads through any other kernel pointer
  *   TT_CONFIG(field)          a constant of struct tt_config

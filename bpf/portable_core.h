@@ -15,6 +15,13 @@
 #define TT_TRACEPOINT(event)                                                                       \
 	SEC("tp_btf/" #event)                                                                      \
 	int event(__u64 *ctx)
+/* The programs at a function's entry and return, where its result follows the arguments. */
+#define TT_ENTRY(function)                                                                         \
+	SEC("fentry/" #function)                                                                   \
+	int fentry_##function(__u64 *ctx)
+#define TT_RETURN(function)                                                                        \
+	SEC("fexit/" #function)                                                                    \
+	int fexit_##function(__u64 *ctx)
 /* volatile: an argument that this kernel's tracepoint lacks must not be loaded outside the branch
  * that knows it is there */
 #define TT_ARG(n, type) ((type)(*(volatile __u64 *)&ctx[n]))

@@ -7,9 +7,10 @@
 
 #define EAGAIN 11
 #define MSG_MORE 0x8000
-#define SOCK_NOSPACE 4         /* bit of socket->flags, include/linux/net.h */
-#define ICSK_TIME_LOSS_PROBE 5 /* include/net/inet_connection_sock.h */
-#define TCP_CA_RECOVERY 3      /* include/uapi/linux/tcp.h */
+#define MSG_SENDPAGE_NOTLAST 0x20000 /* include/linux/socket.h, before 6.5 */
+#define SOCK_NOSPACE 4               /* bit of socket->flags, include/linux/net.h */
+#define ICSK_TIME_LOSS_PROBE 5       /* include/net/inet_connection_sock.h */
+#define TCP_CA_RECOVERY 3            /* include/uapi/linux/tcp.h */
 #define TCP_CA_LOSS 4
 #define TT_DELAYED_ACK_MIN_NS 30000000
 #define TT_DELAYED_ACK_MAX_NS 210000000
@@ -58,15 +59,66 @@ static __always_inline int tt_on_write(struct sock *sk, int more, int end_seen)
 	return 0;
 }
 
+/* A function that writes is called also for what will not be written: its socket must be able to, as
+ * tcp_sendmsg_locked() wants it. A write that waits for its connection shows at its first departure. */
+static __always_inline int tt_can_write(struct sock *sk)
+{
+	int state = TT_READ(sk, __sk_common.skc_state);
+
+	return state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT || state == TCP_SYN_RECV;
+}
+
+/* kTLS and MPTCP call the inner functions themselves: the outer one's return does not come. */
+static __always_inline int tt_end_comes(struct sock *sk)
+{
+	return !TT_PROBE((struct inet_connection_sock *)sk, icsk_ulp_ops);
+}
+
+static __always_inline int tt_end_seen(struct sock *sk)
+{
+	return TT_CONFIG(has_write_end) && (!TT_CONFIG(end_called) || tt_end_comes(sk));
+}
+
+/* With the lock, and nobody waits inside for memory: the program at the last write's return did not run. */
+static __always_inline void tt_return_missed(struct sock *sk)
+{
+	struct tt_socket *s = tt_followed(sk);
+
+	if (!s || !s->budget.in_write || TT_READ(sk, sk_write_pending))
+		return;
+	s->budget.in_write = 0;
+	s->budget.write_bad = 1;
+	tt_count(TT_LOST_RETURN);
+}
+
+static __always_inline int tt_on_sendmsg(struct sock *sk, struct msghdr *msg, __u64 bytes,
+					 int locked)
+{
+	if (!bytes || !tt_can_write(sk))
+		return 0;
+	if (TT_CONFIG(end_called) && locked)
+		tt_return_missed(sk);
+	return tt_on_write(sk, (TT_READ(msg, msg_flags) & MSG_MORE) != 0, tt_end_seen(sk));
+}
+
+static __always_inline int tt_on_sendpage(struct sock *sk, int flags)
+{
+	if (!tt_can_write(sk))
+		return 0;
+	tt_return_missed(sk);
+	return tt_on_write(sk, (flags & (MSG_MORE | MSG_SENDPAGE_NOTLAST)) != 0,
+			   TT_CONFIG(has_page_end) && tt_end_comes(sk));
+}
+
 /* Fires for each segment that a write fills. */
 TT_TRACEPOINT(tcp_sendmsg_locked)
 {
+	struct sock *sk = TT_ARG(0, struct sock *);
 	struct msghdr *msg = TT_ARG(1, struct msghdr *);
 
 	if (tt_write_goes_on(msg))
 		return 0;
-	return tt_on_write(TT_ARG(0, struct sock *), (TT_READ(msg, msg_flags) & MSG_MORE) != 0,
-			   TT_CONFIG(has_write_end));
+	return tt_on_write(sk, (TT_READ(msg, msg_flags) & MSG_MORE) != 0, tt_end_seen(sk));
 }
 
 /* A write has returned, with the number of bytes or an error, and let go of the lock. */
@@ -152,6 +204,13 @@ static __always_inline void tt_acknowledges(struct sk_buff *skb, struct tt_budge
 	b->acknowledged = span.acknowledged;
 }
 
+/* Was the write that begins the connection called before there was one to begin a turn on? */
+static __always_inline int tt_write_unseen(struct tt_socket *s, struct tt_budget *b)
+{
+	return TT_CONFIG(write_called) && b->phase == TT_PHASE_IDLE &&
+	       !(s->flags & TT_FLAG_FIRST_MISSED);
+}
+
 /* A packet is handed to the device. A bridge, a bond or a tunnel hands it on: the last time counts. */
 static __always_inline int tt_on_departure(struct sk_buff *skb)
 {
@@ -197,7 +256,7 @@ static __always_inline int tt_on_departure(struct sk_buff *skb)
 	if (!span.bytes)
 		return 0;
 	if (tt_after(end, b->departed_end)) {
-		if (!TT_CONFIG(has_write) && b->phase != TT_PHASE_WRITING) {
+		if (!TT_CONFIG(has_write) ? b->phase != TT_PHASE_WRITING : tt_write_unseen(s, b)) {
 			tt_turn_to_writing(sk, tp, s, b, now);
 			b->write_start = span.start;
 			b->mark_ns = now; /* what was before is not known */
@@ -215,6 +274,12 @@ static __always_inline int tt_on_departure(struct sk_buff *skb)
 }
 
 TT_TRACEPOINT(net_dev_start_xmit)
+{
+	return tt_on_departure(TT_ARG(0, struct sk_buff *));
+}
+
+/* Before it waits in a queueing discipline: where the hook above is missing. */
+TT_TRACEPOINT(net_dev_queue)
 {
 	return tt_on_departure(TT_ARG(0, struct sk_buff *));
 }

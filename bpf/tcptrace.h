@@ -255,7 +255,9 @@ enum tt_counter {
 	TT_COUNT_SUMS = 13,   /* records of sums over exchanges */
 	TT_COUNT_SINGLE = 14, /* exchanges that have a record of their own */
 	TT_COUNT_SUMMED = 15, /* exchanges that are in sums alone: the ring was too full for each */
-	TT_COUNTERS = 16,
+	TT_LOST_RETURN =
+		16, /* a program at a function's return did not run: its write is part of no exchange */
+	TT_COUNTERS = 17,
 };
 
 /* What user space decides before the programs are loaded. Constant to the verifier: what is switched
@@ -274,9 +276,12 @@ struct tt_config {
 	__u8 filter_pid;
 	__u8 filter_comm;
 	__u8 filter_netns;
-	__u8 budget;         /* exchanges are timed */
-	__u8 has_write;      /* a write shows when it enters */
-	__u8 has_write_end;  /* and when it returns */
+	__u8 budget;        /* exchanges are timed */
+	__u8 has_write;     /* a write shows when it enters */
+	__u8 has_write_end; /* and when it returns */
+	__u8 end_called;    /* at its function's return: not of writes that come another way */
+	__u8 has_page_end;  /* a sendfile's writes show when they return, too */
+	__u8 write_called; /* a write shows when it is called: before it waits for its connection */
 	__u8 has_departure;  /* packets show when they are handed to the device */
 	__u8 has_arrival;    /* received packets carry the time of their arrival */
 	__u8 has_segment;    /* received segments show when they reach TCP */
@@ -285,7 +290,7 @@ struct tt_config {
 	__u8 has_read_end;   /* and when it returns */
 	__u8 has_retransmit; /* data retransmissions show */
 	__u8 has_run_delay;  /* a task knows how long it has waited for a CPU */
-	__u8 pad0[5];
+	__u8 pad0[2];
 	__u64 drop_reasons[4]; /* bit n: drops with reason n are recorded */
 };
 

@@ -54,6 +54,7 @@ _CALLS: dict[str, tuple[Any, list[Any]]] = {
     "libbpf_major_version": (c_uint32, []),
     "libbpf_minor_version": (c_uint32, []),
     "libbpf_num_possible_cpus": (c_int, []),
+    "bpf_prog_load": (c_int, [c_uint32, c_char_p, c_char_p, c_void_p, c_size_t, c_void_p]),
     "bpf_object__open_file": (c_void_p, [c_char_p, c_void_p]),
     "bpf_object__load": (c_int, [c_void_p]),
     "bpf_object__close": (None, [c_void_p]),
@@ -123,7 +124,8 @@ def possible_cpus() -> int:
     return int(library().libbpf_num_possible_cpus())
 
 
-def _pointer(result: int | None, what: str) -> int:
+def pointer(result: int | None, what: str) -> int:
+    """A pointer that a call returned. Raises BpfError instead of NULL."""
     if not result:
         raise BpfError(what, ctypes.get_errno())
     return result
@@ -214,13 +216,13 @@ class Program:
         _status(library().bpf_program__set_autoload(self._handle, wanted), f"program {self.name}")
 
     def attach(self) -> None:
-        self._link = _pointer(
+        self._link = pointer(
             library().bpf_program__attach(self._handle), f"program {self.name} cannot attach"
         )
 
     def attach_iterator(self) -> None:
         link = library().bpf_program__attach_iter(self._handle, None)
-        self._link = _pointer(link, f"program {self.name} cannot attach")
+        self._link = pointer(link, f"program {self.name} cannot attach")
 
     def iterate(self) -> None:
         """Runs an attached iterator once, over the caller's network namespace."""
@@ -275,7 +277,7 @@ class Object:
     def __init__(self, path: os.PathLike[str]) -> None:
         _log.clear()
         handle = library().bpf_object__open_file(os.fsencode(path), None)
-        self._handle: int | None = _pointer(handle, f"cannot open {os.fspath(path)}")
+        self._handle: int | None = pointer(handle, f"cannot open {os.fspath(path)}")
         self.programs: dict[str, Program] = {}
         current = library().bpf_object__next_program(self._handle, None)
         while current:
@@ -285,7 +287,7 @@ class Object:
 
     def _map(self, name: str) -> int:
         handle = library().bpf_object__find_map_by_name(self._handle, name.encode())
-        return _pointer(handle, f"map {name} is missing")
+        return pointer(handle, f"map {name} is missing")
 
     def set_max_entries(self, name: str, entries: int) -> None:
         _status(library().bpf_map__set_max_entries(self._map(name), entries), f"map {name}")
@@ -322,65 +324,4 @@ class Object:
             self._handle = None
 
 
-_BTF_KIND_STRUCT, _BTF_KIND_ENUM, _BTF_KIND_TYPEDEF = 4, 6, 8
-
-
-class _BtfType(ctypes.Structure):
-    """struct btf_type (include/uapi/linux/btf.h)."""
-
-    _fields_ = [("name_off", c_uint32), ("info", c_uint32), ("size_or_type", c_uint32)]
-
-
-class KernelTypes:
-    """The running kernel's BTF: which tracepoints exist, with how many arguments; the names of enums."""
-
-    def __init__(self) -> None:
-        """Raises HostError where there is none."""
-        handle = library().btf__load_vmlinux_btf()
-        if not handle:
-            raise HostError(
-                "this kernel has no readable BTF (/sys/kernel/btf/vmlinux), so the eBPF programs cannot be "
-                "fitted to it: `tcptrace doctor` tells more"
-            )
-        self._btf: int = handle
-
-    def close(self) -> None:
-        library().btf__free(self._btf)
-
-    def _type(self, number: int) -> tuple[int, _BtfType]:
-        address = _pointer(library().btf__type_by_id(self._btf, number), "the kernel's BTF is damaged")
-        return address, _BtfType.from_address(address)
-
-    def tracepoint_arguments(self, tracepoint: str) -> int | None:
-        """How many arguments the tracepoint passes; None when this kernel has no such tracepoint."""
-        name = f"btf_trace_{tracepoint}".encode()
-        number = library().btf__find_by_name_kind(self._btf, name, _BTF_KIND_TYPEDEF)
-        if number < 0:
-            return None
-        for _ in range(2):  # typedef -> pointer -> function prototype
-            number = self._type(number)[1].size_or_type
-        return int(self._type(number)[1].info & 0xFFFF) - 1  # the first is the probe's own data
-
-    def has_member(self, struct: str, member: str) -> bool:
-        """Whether this kernel has a struct with such a member, at its top level."""
-        number = library().btf__find_by_name_kind(self._btf, struct.encode(), _BTF_KIND_STRUCT)
-        if number < 0:
-            return False
-        address, entry = self._type(number)
-        # struct btf_member: name_off, type, offset
-        words = (c_uint32 * (3 * (entry.info & 0xFFFF))).from_address(address + ctypes.sizeof(_BtfType))
-        name = library().btf__name_by_offset
-        return any(name(self._btf, offset) == member.encode() for offset in words[0::3])
-
-    def enum_names(self, enum: str) -> dict[int, str]:
-        """number -> name; empty when this kernel has no such enum."""
-        number = library().btf__find_by_name_kind(self._btf, enum.encode(), _BTF_KIND_ENUM)
-        if number < 0:
-            return {}
-        address, entry = self._type(number)
-        values = (c_uint32 * (2 * (entry.info & 0xFFFF))).from_address(address + ctypes.sizeof(_BtfType))
-        name = library().btf__name_by_offset
-        return {values[i + 1]: name(self._btf, values[i]).decode() for i in range(0, len(values), 2)}
-
-
-__all__ = ["BpfError", "KernelTypes", "Map", "Object", "Program", "library", "possible_cpus", "version"]
+__all__ = ["BpfError", "Map", "Object", "Program", "library", "possible_cpus", "version"]

@@ -1,27 +1,25 @@
 """Loads the CO-RE programs through libbpf and attaches them, by what the kernel takes.
 
-A program that the kernel refuses is left out when its fact is not required, and the fact is reported as
-missing with the reason; a helper or map type that the kernel lacks is replaced by its fallback.
+A program that the kernel refuses gives way to the next provider of its fact (`choice.py`), and a fact
+without any is reported as missing with the reason; a helper or map type that the kernel lacks is replaced by
+its fallback.
 """
 
-import errno
-import mmap
+import os
 import re
 import tempfile
-from dataclasses import dataclass, field
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 from tcptrace import resources
-from tcptrace.acquire import libbpf
+from tcptrace.acquire import kernel, libbpf, objects
 from tcptrace.acquire.arrivals import Arrivals
+from tcptrace.acquire.choice import Choice
+from tcptrace.acquire.configuration import configuration
 from tcptrace.acquire.filters import Filters
-from tcptrace.acquire.providers import ARRIVALS, BUDGET, LIFECYCLE, RUN_DELAY, Fact, Hook
-from tcptrace.acquire.ring import Ring
-from tcptrace.errors import HostError, TcptraceError
-from tcptrace.trace import wire
-from tcptrace.trace.wire import Counter
+from tcptrace.acquire.loaded import Loaded
+from tcptrace.acquire.providers import ARRIVALS, BUDGET, LIFECYCLE
+from tcptrace.errors import HostError, TcptraceError, UsageError
 
 DEFAULT_BUFFER_BYTES = 16 << 20
 
@@ -35,270 +33,224 @@ _VARIANTS = (
     {"use_table": 0, "use_hash": 1, "has_cookie": 0},
 )
 
-# What the programs must know of each other.
-_CONFIGURED = {
-    "has_send_reset": "tcp_send_reset",
-    "has_write": "tcp_sendmsg_locked",
-    "has_write_end": "sock_send_length",
-    "has_departure": "net_dev_start_xmit",
-    "has_segment": "tcp_probe",
-    "has_ready": "sk_data_ready",
-    "has_read": "tcp_rcv_space_adjust",
-    "has_read_end": "sock_recv_length",
-    "has_retransmit": "tcp_retransmit_skb",
-}
-
-# Drops that are part of a normal end, or that the packet's own record tells better.
-_ORDINARY_DROPS = {"TCP_RESET", "TCP_FASTOPEN", "TCP_CLOSE"}
+_KPROBES = ("kprobe_", "kretprobe_")
 _REASON_PREFIX = "SKB_DROP_REASON_"
 _RESET_PREFIX = "SK_RST_REASON_"
 
+Result = TypeVar("Result")
 
-@dataclass
-class Loaded:
-    """Attached programs. `close` detaches and unloads them."""
 
-    object: libbpf.Object
-    hooks: list[Hook]
-    drop_reasons: dict[int, str]
-    reset_reasons: dict[int, str]
-    buffer_bytes: int
-    loader: str = "core"
-    variant: dict[str, int] = field(default_factory=dict)
-    arrivals: Arrivals | None = None
+class _Refused(Exception):
+    """The kernel does not take a program."""
 
-    def __post_init__(self) -> None:
-        self.connections = Ring(self.object.map("connections").fd, self.buffer_bytes, wire.CONNECTION)
-        self.events = Ring(self.object.map("events").fd, self.buffer_bytes, wire.EVENT)
-        self.exchanges = Ring(self.object.map("exchanges").fd, self.buffer_bytes, wire.EXCHANGE)
-        self._counters = self.object.map("counters")
-        self._control = np.frombuffer(
-            mmap.mmap(self.object.map("control").fd, mmap.PAGESIZE, mmap.MAP_SHARED), wire.CONTROL, 1
-        )
-        self._cpus = libbpf.possible_cpus()
-        self._journal = self.object.map("journal")
-        self._journal_bytes = self._journal.info()["max_entries"] * wire.JOURNAL.itemsize
+    def __init__(self, program: str, reason: str, log: list[str]) -> None:
+        super().__init__(reason)
+        self.program, self.reason, self.log = program, reason, log
 
-    @property
-    def can_walk(self) -> bool:
-        return self.object.programs["walk"].attached
 
-    def walk_here(self) -> None:
-        """One walk over the sockets of the calling thread's network namespace."""
-        self.object.programs["walk"].iterate()
+class _Failed(Exception):
+    """A variant cannot be loaded."""
 
-    def set_holders(self, holders: dict[bytes, bytes]) -> None:
-        """As many as the map has room for: the owner of a socket beyond stays null."""
-        table = self.object.map("holders")
-        try:
-            for key, value in holders.items():
-                table.update(key, value)
-        except libbpf.BpfError as error:
-            if error.errno != errno.E2BIG:
-                raise
+    def __init__(self, reason: str, log: list[str]) -> None:
+        super().__init__(reason)
+        self.log = log
 
-    def control(self, **values: int) -> None:
-        """Writes fields of struct tt_control in place: the programs write others of them meanwhile."""
-        for name, value in values.items():
-            self._control[name] = value
 
-    def counters(self) -> dict[Counter, int]:
-        """Every counter, summed over the CPUs."""
-        raw = self._counters.lookup(bytes(4), Counter.COUNTERS * 8 * self._cpus)
-        sums = np.frombuffer(raw, np.uint64).reshape(self._cpus, Counter.COUNTERS).sum(axis=0)
-        return {counter: int(sums[counter]) for counter in Counter if counter is not Counter.COUNTERS}
+class _Job:
+    """What is loaded whatever the kernel takes."""
 
-    def journal(self) -> npt.NDArray[np.void]:
-        """The connections that were seen and have no record: shape (n,), dtype wire.JOURNAL."""
-        with mmap.mmap(self._journal.fd, self._journal_bytes, mmap.MAP_SHARED, mmap.PROT_READ) as pages:
-            slots = np.frombuffer(bytes(pages), wire.JOURNAL)
-        live: npt.NDArray[np.void] = slots[slots["connection_id"] != 0]
-        return live
+    def __init__(self, filters: Filters, buffer_bytes: int, mode: str) -> None:
+        self.keys = filters.keys()
+        self.buffer_bytes = buffer_bytes
+        self.budget = mode == "budget"
+        self.facts = LIFECYCLE + (BUDGET if self.budget else ())
+        self.drop_reasons: dict[int, str] = {}
+        self.reset_reasons: dict[int, str] = {}
 
-    def detach(self) -> dict[str, dict[str, int | None]]:
-        """No program runs any more; rings and counters stay readable.
-
-        Returns what each program cost and how often the kernel skipped it (see Program.statistics).
-        """
-        attached = {name: program for name, program in self.object.programs.items() if program.attached}
-        for program in attached.values():
-            program.detach()
-        return {name: program.statistics() for name, program in attached.items()}
-
-    def close(self) -> None:
-        if self.arrivals:
-            self.arrivals.close()
-        self.object.close()
+    def ask(self, types: kernel.KernelTypes) -> None:
+        self.drop_reasons = _short(types.enum_names("skb_drop_reason"), _REASON_PREFIX)
+        self.reset_reasons = _short(types.enum_names("sk_rst_reason"), _RESET_PREFIX)
 
 
 def load(
     filters: Filters | None = None,
     buffer_bytes: int = DEFAULT_BUFFER_BYTES,
     mode: str = "budget",
-    without: frozenset[str] = frozenset(),
+    providers: Mapping[str, str] | None = None,
 ) -> Loaded:
     """Loads and attaches the programs of a mode. Raises HostError when the main job cannot run here.
 
-    `without`: programs that are left out although the kernel takes them, and "arrivals" and "run_delay".
+    `providers`: fact -> the only provider to use, or "none" (see `providers.forced`); HostError when one
+    cannot be used here, UsageError when the mode has no such fact.
     """
-    keys = (filters or Filters()).keys()
-    facts = LIFECYCLE + (BUDGET if mode == "budget" else ())
-    kernel = libbpf.KernelTypes()
+    job = _Job(filters or Filters(), buffer_bytes, mode)
+    _check(providers or {}, job, mode)
+    types = kernel.KernelTypes()
     try:
-        has_run_delay = kernel.has_member("sched_info", "run_delay")
-        drop_reasons = _short(kernel.enum_names("skb_drop_reason"), _REASON_PREFIX)
-        reset_reasons = _short(kernel.enum_names("sk_rst_reason"), _RESET_PREFIX)
-        arguments = {fact.program: _arguments(kernel, fact) for fact in facts}
+        choice = Choice(job.facts, types, providers)
+        job.ask(types)
     finally:
-        kernel.close()
-    missing = {
-        fact.program: _absence(fact, arguments[fact.program])
-        for fact in facts
-        if fact.tracepoint and (arguments[fact.program] or 0) < fact.arguments
-    }
-    missing |= {fact.program: "it was left out on purpose" for fact in facts if fact.program in without}
-    unused = {fact.program: "" for fact in BUDGET if fact not in facts}
-    arrivals, hooks = _budget_extras(mode, without, has_run_delay)
-    config = np.zeros((), wire.CONFIG)
-    config["cpus"] = libbpf.possible_cpus()
-    config["has_retransmit_err"] = (arguments["tcp_retransmit_skb"] or 0) >= 3
-    config["has_reset_reason"] = (arguments["tcp_send_reset"] or 0) >= 3
-    config["has_drop_socket"] = (arguments["kfree_skb"] or 0) >= 4
-    for name in keys:
-        config["filter_" + {"netns": "netns"}.get(name[7:], name[7:-1])] = 1
-    words = np.zeros(4, np.uint64)
-    for number, name in drop_reasons.items():
-        if number < 256 and name.startswith("TCP_") and name not in _ORDINARY_DROPS:
-            words[number >> 6] |= np.uint64(1) << np.uint64(number & 63)
-    config["drop_reasons"] = words
-    config["budget"] = mode == "budget"
-    config["has_arrival"] = arrivals is not None
-    config["has_run_delay"] = has_run_delay and "run_delay" not in without
-
-    missing |= unused
-    object_, variant = _load_object(config, buffer_bytes, missing)
+        types.close()
+    arrivals = _switch_on(choice)
     try:
-        for name, values in keys.items():
-            table = object_.map(name)
-            for key in values:
-                table.update(key, b"\1")
-        # Transitions last: a connection seen to close before resets are would be given a wrong reason.
-        attached = [_attach(object_, fact, missing, arguments[fact.program] or 0) for fact in reversed(facts)]
-        return Loaded(
-            object_,
-            attached[::-1] + hooks,
-            drop_reasons,
-            reset_reasons,
-            buffer_bytes,
-            variant=variant,
-            arrivals=arrivals,
-        )
+        loaded, choice, variant = _load_best(job, choice)
     except BaseException:
-        object_.close()
         if arrivals:
             arrivals.close()
         raise
+    return Loaded(
+        loaded,
+        choice.hooks(),
+        job.drop_reasons,
+        job.reset_reasons,
+        buffer_bytes,
+        variant=variant,
+        arrivals=arrivals,
+    )
 
 
-def _budget_extras(
-    mode: str, without: frozenset[str], has_run_delay: bool
-) -> tuple[Arrivals | None, list[Hook]]:
-    """What the budget needs that is no program."""
-    if mode != "budget":
-        return None, []
-    arrivals, reason = None, "it was left out on purpose"
-    if "arrivals" not in without:
-        try:
-            arrivals = Arrivals()
-        except TcptraceError as error:
-            reason = str(error)
-    consequence = "network_ns, peer_ns and kernel_rx_ns are null"
-    hooks = [
-        Hook(ARRIVALS, "SO_TIMESTAMPNS", True, None)
-        if arrivals
-        else Hook(ARRIVALS, None, False, f"{reason}, so {consequence}")
-    ]
-    if has_run_delay and "run_delay" not in without:
-        hooks.append(Hook(RUN_DELAY, "sched_info.run_delay", True, None))
-    else:
-        reason = "it was left out on purpose" if has_run_delay else "this kernel does not count it"
-        hooks.append(Hook(RUN_DELAY, None, False, f"{reason}, so wakeup_ns and app_late_ns are null"))
-    return arrivals, hooks
+def _check(providers: Mapping[str, str], job: _Job, mode: str) -> None:
+    unknown = set(providers) - {fact.name for fact in job.facts}
+    if unknown:
+        raise UsageError(f"--provider {min(unknown)!r}: --mode {mode} does not record this fact")
 
 
 def _short(names: dict[int, str], prefix: str) -> dict[int, str]:
     return {number: name.removeprefix(prefix) for number, name in names.items()}
 
 
-def _arguments(kernel: libbpf.KernelTypes, fact: Fact) -> int | None:
-    return kernel.tracepoint_arguments(fact.tracepoint) if fact.tracepoint else None
+def _switch_on(choice: Choice) -> Arrivals | None:
+    """The setting that is no program."""
+    for fact in choice.facts:
+        provider = choice.provider(fact) if fact.name == ARRIVALS else None
+        if provider:
+            try:
+                return Arrivals()
+            except TcptraceError as error:
+                choice.refuse_provider(fact, provider, str(error))
+    return None
 
 
-def _absence(fact: Fact, arguments: int | None) -> str:
-    if arguments is None:
-        return f"this kernel has no tracepoint {fact.tracepoint}"
-    return f"this kernel's tracepoint {fact.tracepoint} does not give the reason"
+Best = tuple[list[libbpf.Object], Choice, dict[str, int]]
+
+
+def _load_best(job: _Job, choice: Choice) -> Best:
+    """Loads the variant that leaves out the fewest programs, the first of those."""
+    best: Best | None = None
+    failure = _Failed("", [])
+    for name, variant in _variants():
+        try:
+            found = _load_variant(name, variant, job, choice.copy())
+        except _Failed as error:
+            failure = error  # in the end, that of the variant that asks least of the kernel
+            continue
+        if best is not None and len(found[1].lost) >= len(best[1].lost):
+            _close(found[0])
+            continue
+        if best is not None:
+            _close(best[0])
+        best = found
+        if not best[1].lost:
+            break
+    if best is None:
+        raise HostError(f"{failure} (the whole log is in {_write_log(failure.log)})")
+    return best
+
+
+def _variants() -> Iterator[tuple[str, dict[str, int]]]:
+    """Objects and their variants, best first."""
+    if kernel.can_compare_and_swap():
+        yield from ((objects.MAIN, variant) for variant in _VARIANTS)
+    yield objects.PLAIN, objects.WHOLE_VARIANT
+
+
+def _load_variant(name: str, variant: dict[str, int], job: _Job, choice: Choice) -> Best:
+    """Loads and attaches what the kernel takes of it; the choice loses the rest. Raises _Failed."""
+    while True:
+        try:
+            return _attempt(name, variant, job, choice)
+        except _Refused as refused:
+            try:
+                known = choice.refuse(refused.program, refused.reason)
+            except HostError as error:
+                raise _Failed(str(error), refused.log) from None
+            if not known:
+                raise _Failed(f"{refused.reason}, so nothing can be recorded", refused.log) from None
+
+
+def _attempt(name: str, variant: dict[str, int], job: _Job, choice: Choice) -> Best:
+    programs = choice.programs()
+    kprobes = (
+        [program for program in programs if program.startswith(_KPROBES)] if name == objects.MAIN else []
+    )
+    if kprobes:
+        variant = {**variant, "use_hash": 1}  # they may not look into socket storage
+    config = configuration(choice, variant, job.keys, job.drop_reasons, job.budget)
+    opened: list[libbpf.Object] = []
+    try:
+        opened.append(_load_object(name, variant, config, job.buffer_bytes, set(programs) - set(kprobes)))
+        if kprobes:
+            opened.append(_refusing(lambda: objects.beside(opened[0], config, kprobes)))
+        for table, keys in job.keys.items():
+            for key in keys:
+                opened[0].map(table).update(key, b"\1")
+        found = {program.name: program for object_ in opened for program in object_.programs.values()}
+        for program in programs:
+            _attach(found[program])
+    except BaseException:
+        _close(opened)
+        raise
+    return opened, choice, variant
 
 
 def _load_object(
-    config: np.ndarray, buffer_bytes: int, missing: dict[str, str]
-) -> tuple[libbpf.Object, dict[str, int]]:
-    """Loads the variant that leaves out the fewest programs, the first of those; they join `missing`."""
-    best: tuple[libbpf.Object, dict[str, int], dict[str, str]] | None = None
-    for variant in _VARIANTS:
-        try:
-            object_, refused = _load_variant(variant, config, buffer_bytes, missing)
-        except libbpf.BpfError as error:
-            least = error
-            continue
-        if best is not None and len(refused) >= len(best[2]):
-            object_.close()
-            continue
-        if best is not None:
-            best[0].close()
-        best = object_, variant, refused
-        if not refused:
-            break
-    if best is None:
-        raise HostError(_explain(least))  # of the variant that asks least of the kernel
-    missing.update(best[2])
-    return best[:2]
-
-
-def _load_variant(
-    variant: dict[str, int], config: np.ndarray, buffer_bytes: int, missing: dict[str, str]
-) -> tuple[libbpf.Object, dict[str, str]]:
-    """Also returns the programs, with reasons, that had to be left out. Raises BpfError."""
-    required = {fact.program for fact in LIFECYCLE if fact.required}
-    for name, value in variant.items():
-        config[name] = value
-    refused: dict[str, str] = {}
-    while True:
-        for flag, hook in _CONFIGURED.items():
-            config[flag] = hook not in missing and hook not in refused
-        object_ = libbpf.Object(resources.bpf_object("lifecycle"))
-        try:
-            object_.set_initial_value(".rodata.config", config.tobytes())
-            object_.set_max_entries("connections", buffer_bytes)
-            object_.set_max_entries("events", buffer_bytes)
-            object_.set_max_entries("exchanges", buffer_bytes)
+    name: str, variant: dict[str, int], config: bytes, buffer_bytes: int, programs: set[str]
+) -> libbpf.Object:
+    object_ = libbpf.Object(resources.bpf_object(name))
+    try:
+        object_.set_initial_value(".rodata.config", config)
+        for ring in ("connections", "events", "exchanges"):
+            object_.set_max_entries(ring, buffer_bytes)
+        if name == objects.MAIN:
             object_.set_autocreate("storage", not variant["use_hash"])
-            if not variant["use_hash"]:
-                object_.set_max_entries("sockets", 1)
-            if not variant["use_table"]:
-                object_.set_max_entries("buckets", 1)
-                object_.set_max_entries("slots", 1)
-                object_.set_max_entries("recent", 1)
-            for name, program in object_.programs.items():
-                program.set_autoload(name not in missing and name not in refused)
-            object_.load()
-            return object_, refused
-        except libbpf.BpfError as error:
-            object_.close()
-            culprit = _culprit(error.log)
-            if culprit is None or culprit in refused or culprit in required:
-                raise
-            refused[culprit] = f"the kernel refuses the program: {_last_words(error.log)}"
+        if not variant["use_hash"]:
+            object_.set_max_entries("sockets", 1)
+        if not variant["use_table"]:
+            for table in ("buckets", "slots", "recent"):
+                object_.set_max_entries(table, 1)
+        for program in object_.programs.values():
+            program.set_autoload(program.name in programs)
+        _refusing(object_.load)
+    except BaseException:
+        object_.close()
+        raise
+    return object_
+
+
+def _refusing(load: Callable[[], Result]) -> Result:
+    """A failed load as _Refused, or as _Failed where it is the fault of no program."""
+    try:
+        return load()
+    except libbpf.BpfError as error:
+        culprit, verdict = _culprit(error.log), _verdict(error)
+        if culprit is None:
+            raise _Failed(f"{error}, so nothing can be recorded: {verdict}", error.log) from None
+        raise _Refused(culprit, f"the kernel refuses the program: {verdict}", error.log) from None
+
+
+def _attach(program: libbpf.Program) -> None:
+    try:
+        if program.name == "walk":
+            program.attach_iterator()
+        else:
+            program.attach()
+    except libbpf.BpfError as error:
+        raise _Refused(program.name, str(error), error.log) from None
+
+
+def _close(opened: list[libbpf.Object]) -> None:
+    for object_ in reversed(opened):
+        object_.close()
 
 
 def _culprit(log: list[str]) -> str | None:
@@ -309,33 +261,17 @@ def _culprit(log: list[str]) -> str | None:
     return None
 
 
-def _last_words(log: list[str]) -> str:
-    """The verifier's verdict: the last line before its statistics."""
+def _verdict(error: libbpf.BpfError) -> str:
+    """The verifier's: the last line before its statistics; without one, the kernel's error."""
     words = [
-        line.strip() for line in log if line.strip() and not line.startswith(("libbpf:", "processed", "--"))
+        line.strip()
+        for line in error.log
+        if line.strip() and not line.startswith(("libbpf:", "processed", "--"))
     ]
-    return words[-1] if words else "no reason given"
+    return words[-1] if words else os.strerror(error.errno)
 
 
-def _explain(error: libbpf.BpfError) -> str:
+def _write_log(log: list[str]) -> str:
     with tempfile.NamedTemporaryFile("w", prefix="tcptrace-verifier-", suffix=".log", delete=False) as file:
-        file.write("\n".join(error.log) + "\n")
-    return f"{error}, so nothing can be recorded: {_last_words(error.log)} (the whole log is in {file.name})"
-
-
-def _attach(object_: libbpf.Object, fact: Fact, missing: dict[str, str], arguments: int) -> Hook:
-    reason = missing.get(fact.program)
-    if reason is None:
-        program = object_.programs[fact.program]
-        try:
-            if fact.tracepoint:
-                program.attach()
-            else:
-                program.attach_iterator()
-            limitation = fact.limitation if arguments < fact.all_arguments else None
-            return Hook(fact.name, fact.provider, True, limitation)
-        except libbpf.BpfError as error:
-            reason = str(error)
-    if fact.required:
-        raise HostError(f"{fact.name}: {reason}, so {fact.consequence}")
-    return Hook(fact.name, None, False, f"{reason}, so {fact.consequence}")
+        file.write("\n".join(log) + "\n")
+    return file.name

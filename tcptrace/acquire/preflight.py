@@ -6,7 +6,7 @@ allow and no version number tells.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -219,10 +219,10 @@ def _shadow() -> Check | None:
     )
 
 
-def _trial() -> Iterator[Check | list[Hook]]:
+def _trial(providers: Mapping[str, str]) -> Iterator[Check | list[Hook]]:
     """Loads and attaches everything for a moment."""
     try:
-        loaded = loader.load(buffer_bytes=1 << 16)
+        loaded = loader.load(buffer_bytes=1 << 16, providers=providers)
     except TcptraceError as error:
         yield Check("ring buffer and tracepoints", False, True, str(error), "nothing can be recorded", None)
         return
@@ -237,8 +237,11 @@ def _trial() -> Iterator[Check | list[Hook]]:
         loaded.close()
 
 
-def preflight() -> Preflight:
-    """Checks everything. Needs no privileges; without them the trial load is left out."""
+def preflight(providers: Mapping[str, str] | None = None) -> Preflight:
+    """Checks everything. Needs no privileges; without them the trial load is left out.
+
+    `providers`: as for `loader.load`; one that cannot be used fails the trial.
+    """
     checks = [_privileges(), _btf(), _libbpf(), _programs(), _lockdown(), _tracefs(), _other_namespaces()]
     checks.append(_report_packages())
     shadow = _shadow()
@@ -246,7 +249,7 @@ def preflight() -> Preflight:
         checks.append(shadow)
     hooks: list[Hook] = []
     if all(check.ok is not False for check in checks if check.required):
-        for found in _trial():
+        for found in _trial(providers or {}):
             if isinstance(found, Check):
                 checks.append(found)
             else:

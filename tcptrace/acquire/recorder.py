@@ -4,7 +4,7 @@ import selectors
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,9 @@ def sightings(journal: npt.NDArray[np.void], now_ns: int) -> npt.NDArray[np.void
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for. `owner`: uid and gid of the trace file, where sudo hides the invoking user."""
+    """What the user asked for. `owner`: uid and gid of the trace file, where sudo hides the invoking user.
+    `providers`: fact -> the only provider to use, or "none".
+    """
 
     path: Path
     filters: Filters = field(default_factory=Filters)
@@ -70,7 +72,7 @@ class Options:
     duration_s: float | None = None
     force: bool = False
     owner: tuple[int, int] | None = None
-    without: frozenset[str] = frozenset()
+    providers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Recorder:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self._programs = loader.load(options.filters, options.buffer_bytes, options.mode, options.without)
+        self._programs = loader.load(options.filters, options.buffer_bytes, options.mode, options.providers)
         self._rings = (self._programs.connections, self._programs.events, self._programs.exchanges)
         self._sampling = 0
         self._writer: TraceWriter | None = None
@@ -131,6 +133,7 @@ class Recorder:
                 "filters": options.filters.as_json(),
                 "buffer_bytes": options.buffer_bytes,
                 "duration_s": options.duration_s,
+                "providers": dict(options.providers),
             },
             "started": {"monotonic_ns": self._started[0], "realtime_ns": self._started[1]},
             "seeded": seeded,

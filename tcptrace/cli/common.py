@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +30,26 @@ def json_option(function: Function) -> Function:
 
 def force_option(function: Function) -> Function:
     return click.option("--force", is_flag=True, help="Replace FILE if it exists.")(function)
+
+
+def _forced(
+    _context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]
+) -> Mapping[str, str]:
+    from tcptrace.acquire.providers import forced
+
+    return forced(value)
+
+
+def provider_option(function: Function) -> Function:
+    """Gives the command `providers`: fact -> provider, or "none". Raises UsageError."""
+    return click.option(
+        "--provider",
+        "providers",
+        multiple=True,
+        callback=_forced,
+        metavar="FACT=PROVIDER",
+        help="Observe a fact by this provider only, as doctor names them; none leaves it out.",
+    )(function)
 
 
 def print_json(value: object) -> None:

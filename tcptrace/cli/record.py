@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from tcptrace.cli import CONTEXT
+from tcptrace.cli.common import provider_option
 from tcptrace.errors import EXIT_INCOMPLETE, EXIT_OK, TcptraceError, UsageError
 from tcptrace.output.escape import visible
 from tcptrace.output.files import invoking_user
@@ -97,6 +98,7 @@ def default_path() -> Path:
     metavar="SIZE",
     help="Size of each ring buffer.",
 )
+@provider_option
 @click.option("--force", is_flag=True, help="Overwrite the trace file.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 def command(
@@ -109,6 +111,7 @@ def command(
     namespaces: tuple[str, ...],
     mode: str,
     buffer: int,
+    providers: Mapping[str, str],
     force: bool,
     command: tuple[str, ...],
 ) -> int:
@@ -128,6 +131,7 @@ def command(
       tcptrace record -d 30s -o web.tct --port 443
       tcptrace record --peer 10.0.0.0/8 --comm nginx
       tcptrace record --netns blue -- curl -s http://10.0.0.2/
+      tcptrace record --provider "write entered=fentry/tcp_sendmsg_locked"
 
     \b
     Exit status: 0 recorded; 1 failure; 2 usage; 3 this host cannot record (see tcptrace doctor);
@@ -146,7 +150,7 @@ def command(
     if command and shutil.which(command[0]) is None:
         raise _CommandMissing(f"cannot run {command[0]!r}: no such command")
     filters = Filters(ports, peers, pids, comms, namespaces)
-    options = Options(path, filters, mode, buffer, duration, force, invoking_user())
+    options = Options(path, filters, mode, buffer, duration, force, invoking_user(), providers)
     view, child = _View(), None
     with interrupts() as interrupt:
         recorder = Recorder(options)

@@ -29,6 +29,7 @@ SLOWEST = 10
 LOSSES = {
     "connection_ring": "a connection's record found its ring buffer full: its row is missing",
     "event_ring": "an event's record found its ring buffer full: a retransmission, reset or drop is missing",
+    "return": "a write's return was missed: it is part of no exchange",
     "exchange_ring": "sums over exchanges found their ring buffer full: their time is missing",
     "state": "no memory for a connection's state: its row is missing",
     "unread": "records that the kernel says it sent and that never came",

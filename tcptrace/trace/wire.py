@@ -99,7 +99,8 @@ class Counter(IntEnum):
     COUNT_SUMS = 13
     COUNT_SINGLE = 14
     COUNT_SUMMED = 15
-    COUNTERS = 16
+    LOST_RETURN = 16
+    COUNTERS = 17
 
 
 CONNECTION = _record(
@@ -262,15 +263,18 @@ CONFIG = _record(
     ("budget", "u1", 16),
     ("has_write", "u1", 17),
     ("has_write_end", "u1", 18),
-    ("has_departure", "u1", 19),
-    ("has_arrival", "u1", 20),
-    ("has_segment", "u1", 21),
-    ("has_ready", "u1", 22),
-    ("has_read", "u1", 23),
-    ("has_read_end", "u1", 24),
-    ("has_retransmit", "u1", 25),
-    ("has_run_delay", "u1", 26),
-    ("pad0", "V5", 27),
+    ("end_called", "u1", 19),
+    ("has_page_end", "u1", 20),
+    ("write_called", "u1", 21),
+    ("has_departure", "u1", 22),
+    ("has_arrival", "u1", 23),
+    ("has_segment", "u1", 24),
+    ("has_ready", "u1", 25),
+    ("has_read", "u1", 26),
+    ("has_read_end", "u1", 27),
+    ("has_retransmit", "u1", 28),
+    ("has_run_delay", "u1", 29),
+    ("pad0", "V2", 30),
     ("drop_reasons", ("<u8", 4), 32),
 )
 

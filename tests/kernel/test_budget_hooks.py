@@ -17,10 +17,10 @@ import pytest
 
 from budget_rows import HOLDS
 from conftest import require, why_no_lab, why_no_recording
-from drive import SERVER, Background, pair_of, receive
+from drive import SERVER, pair_of, receive
+from inside import Recorded
 from recording import Row
-from tcptrace.acquire.filters import Filters
-from tcptrace.acquire.recorder import Options, Recorder
+from tcptrace.acquire.providers import NONE
 from tcptrace.analysis.connections import connections
 from tcptrace.analysis.exchanges import exchanges
 from tcptrace.analysis.stages import STAGES, UNATTRIBUTED
@@ -45,42 +45,17 @@ RUNS = 3
 ARRIVAL = {"network_ns", "peer_ns", "kernel_rx_ns"}
 TRANSMISSION = {"kernel_tx_ns", *HOLDS}
 STAGES_OF = {
-    "tcp_sendmsg_locked": {"app_ns", "kernel_tx_ns"},
-    "sock_send_length": {"app_ns", "sndbuf_ns"},
-    "net_dev_start_xmit": {"network_ns", "peer_ns", "loss_recovery_ns", *TRANSMISSION},
-    "tcp_probe": {*ARRIVAL, *TRANSMISSION},
-    "sk_data_ready": {"kernel_rx_ns", "wakeup_ns", "app_late_ns"},
-    "sock_recv_length": set[str](),
-    "tcp_retransmit_skb": {"loss_recovery_ns"},
-    "arrivals": ARRIVAL,
-    "run_delay": {"wakeup_ns", "app_late_ns"},
+    "write entered": {"app_ns", "kernel_tx_ns"},
+    "write returned": {"app_ns", "sndbuf_ns"},
+    "left for the device": {"network_ns", "peer_ns", "loss_recovery_ns", *TRANSMISSION},
+    "segment reached TCP": {*ARRIVAL, *TRANSMISSION},
+    "data ready": {"kernel_rx_ns", "wakeup_ns", "app_late_ns"},
+    "read returned": set[str](),
+    "retransmission": {"loss_recovery_ns"},
+    "arrived from the device": ARRIVAL,
+    "waiting for a CPU": {"wakeup_ns", "app_late_ns"},
 }
 """What each hook's absence makes null, as `tcptrace doctor` says it; every other stage stays."""
-
-
-class Recorded(Background):
-    """A recording by this process during a `with` block, without some of its hooks; then its rows."""
-
-    def __init__(self, path: Path, link: Link, without: frozenset[str]) -> None:
-        super().__init__()
-        self.path = path
-        filters = Filters(namespaces=(str(link.a.inode), str(link.b.inode)))
-        self._recorder = Recorder(Options(path, filters, without=without))
-
-    def __enter__(self) -> Recorded:
-        self._recorder.start()
-        return super().__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        try:
-            super().__exit__(*error)
-            self._recorder.stop()
-        finally:
-            self._recorder.close()
-
-    def work(self) -> None:
-        while not self.stopping.wait(0.05):
-            self._recorder.poll()
 
 
 def patient_turn(client: socket.socket, server: socket.socket) -> None:
@@ -111,9 +86,10 @@ Ends = dict[tuple[int, str], list[Row]]
 """The turns by server port and side, in order."""
 
 
-def recorded_turns(link: Link, path: Path, without: frozenset[str] = frozenset()) -> Ends:
-    """Take the turns, with a recording that lacks some hooks."""
-    with Recorded(path, link, without), punctual():
+def recorded_turns(link: Link, path: Path, without: str = "") -> Ends:
+    """Take the turns, with a recording that lacks a fact."""
+    providers = {without: NONE} if without else {}
+    with Recorded(path, (link.a, link.b), providers), punctual():
         with contextlib.ExitStack() as stack:
             client, server = map(stack.enter_context, pair_of(link.a, link.b, port=PATIENT))
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -230,7 +206,7 @@ def test_without_a_hook_its_stages_are_null_and_their_time_is_unattributed(
     link: Link, whole: Ends, tmp_path: Path, hook: str
 ) -> None:
     for run in range(RUNS):
-        rows = recorded_turns(link, tmp_path / f"{run}.tct", frozenset({hook}))
+        rows = recorded_turns(link, tmp_path / f"{run}.tct", hook)
         wrong = differences(whole, rows, STAGES_OF[hook])
         if not wrong:
             break
@@ -240,20 +216,20 @@ def test_without_a_hook_its_stages_are_null_and_their_time_is_unattributed(
 def test_without_the_hook_of_retransmissions_a_loss_is_unattributed(
     link: Link, whole: Ends, tmp_path: Path
 ) -> None:
-    without = recorded_turns(link, tmp_path / "without.tct", frozenset({"tcp_retransmit_skb"}))
+    without = recorded_turns(link, tmp_path / "without.tct", "retransmission")
     usual, struck = whole[PATIENT, "client"][LOST], without[PATIENT, "client"][LOST]
     assert (struck["loss_recovery_ns"], struck["retransmit_kind"]) == (None, None)
     assert struck[UNATTRIBUTED] > 0.8 * usual["loss_recovery_ns"], (usual, struck)
 
 
 def test_without_the_hook_of_reads_there_are_no_turns(link: Link, whole: Ends, tmp_path: Path) -> None:
-    assert not recorded_turns(link, tmp_path / "without.tct", frozenset({"tcp_rcv_space_adjust"}))
+    assert not recorded_turns(link, tmp_path / "without.tct", "read")
 
 
 def test_without_the_hook_of_writes_a_hold_may_be_another(link: Link, whole: Ends, tmp_path: Path) -> None:
     """A write with MSG_MORE is held like one that Nagle holds: only its own flags tell."""
     assert not any(row["hold_ambiguous"] for rows in whole.values() for row in rows)
-    without = recorded_turns(link, tmp_path / "without.tct", frozenset({"tcp_sendmsg_locked"}))
+    without = recorded_turns(link, tmp_path / "without.tct", "write entered")
     held = [row for row in without[HOLDING, "client"] if row["nagle_ns"] or row["cork_ns"]]
     assert len(held) >= TURNS - 1, without[HOLDING, "client"]
     assert all(row["hold_ambiguous"] for row in held)

@@ -19,8 +19,10 @@ from drive import SERVER, ack_at_once, agreed, connect, linger_zero, listen, rec
 from objects import compile_object, lifecycle_source
 from recording import Row, expect, finished, only, run
 from tcptrace import resources
-from tcptrace.acquire import libbpf, loader
+from tcptrace.acquire import kernel as kernels
+from tcptrace.acquire import libbpf, loader, objects
 from tcptrace.acquire.filters import Filters
+from tcptrace.acquire.loaded import Loaded
 from tcptrace.acquire.providers import BUDGET, LIFECYCLE, Hook
 from tcptrace.acquire.recorder import Options, Recorder
 from tcptrace.errors import EXIT_INCOMPLETE, EXIT_OK, HostError
@@ -30,7 +32,8 @@ Wired = tuple[Namespace, Namespace]
 
 SMALL = 1 << 16
 FACTS = LIFECYCLE + BUDGET
-FACT = {fact.program: fact for fact in FACTS}
+FACT = {fact.providers[0].programs[0]: fact for fact in FACTS if fact.providers[0].programs}
+"""By the program of the best provider, which is the one in use here."""
 
 
 pytestmark = pytest.mark.usefixtures("can_record")
@@ -56,9 +59,11 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
     return make
 
 
-def by_program(loaded: loader.Loaded) -> dict[str, Hook]:
-    """The hooks of programs; those that are none follow after them."""
-    return {fact.program: hook for fact, hook in zip(FACTS, loaded.hooks, strict=False)}
+def by_program(loaded: Loaded) -> dict[str, Hook]:
+    """The hooks of programs; settings are none."""
+    hooks = {hook.fact: hook for hook in loaded.hooks}
+    assert list(hooks) == [fact.name for fact in FACTS]
+    return {program: hooks[fact.name] for program, fact in FACT.items()}
 
 
 def loaded_hooks() -> dict[str, Hook]:
@@ -71,14 +76,13 @@ def loaded_hooks() -> dict[str, Hook]:
 
 
 def missing(hooks: dict[str, Hook]) -> dict[str, str]:
-    """Programs without a provider, with the reasons; the others must be as they always are."""
+    """Programs whose fact has another provider or none, with the reasons; the others must be as always."""
     for program, hook in hooks.items():
         assert hook.fact == FACT[program].name
-        if hook.provider is not None:
-            assert (hook.provider, hook.exact, hook.reason) == (FACT[program].provider, True, None)
-        else:
-            assert not hook.exact
-    return {program: hook.reason or "" for program, hook in hooks.items() if hook.provider is None}
+        first = FACT[program].providers[0]
+        assert (hook.reason is None) == (hook.provider == first.name), hook
+        assert hook.exact == any(p.exact for p in FACT[program].providers if p.name == hook.provider)
+    return {program: hook.reason or "" for program, hook in hooks.items() if hook.reason}
 
 
 class Recorded:
@@ -207,9 +211,10 @@ def test_a_refused_program_is_left_out_with_the_verifiers_reason(
     found = missing(loaded_hooks())
     assert set(found) == set(programs)
     for program, reason in found.items():
-        assert reason.startswith("the kernel refuses the program: ")
+        before, _, verdict = reason.partition("the kernel refuses the program: ")
+        assert not before
         assert reason.endswith(f", so {FACT[program].consequence}")
-        verdict = reason.removeprefix("the kernel refuses the program: ").split(", so ")[0]
+        verdict = verdict.split(", so ")[0]
         assert any(word in verdict for word in ("access", "invalid", "off")), verdict
 
 
@@ -237,7 +242,7 @@ def test_without_a_refused_program_the_others_still_work(
 @pytest.mark.parametrize("program", ["inet_sock_set_state", "tcp_destroy_sock"])
 def test_without_a_required_program_there_is_no_recording(broken: Callable[..., None], program: str) -> None:
     broken(program)
-    with pytest.raises(HostError, match="nothing can be recorded") as raised:
+    with pytest.raises(HostError, match=f"{FACT[program].name}: the kernel refuses the program") as raised:
         loader.load(buffer_bytes=SMALL)
     log = Path(str(raised.value).rpartition("the whole log is in ")[2].rstrip(")"))
     try:
@@ -250,6 +255,7 @@ def test_a_fallback_that_keeps_all_programs_is_preferred_to_leaving_one_out(
     broken: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "_VARIANTS", tuple(reversed(loader._VARIANTS)))
+    monkeypatch.setattr(objects, "WHOLE_VARIANT", loader._VARIANTS[0])
     broken("tcp_send_reset", only_with_hash=True)
     loaded = loader.load(buffer_bytes=SMALL)
     try:
@@ -265,10 +271,10 @@ def test_a_program_is_left_out_also_where_the_best_variant_cannot_be(
     """The first variant fails in a required program, every one in another: the fallback does without it."""
     load = loader._load_variant
 
-    def without_storage(variant: dict[str, int], *rest: Any) -> Any:
+    def without_storage(name: str, variant: dict[str, int], *rest: Any) -> Any:
         if not variant["use_hash"]:
-            raise libbpf.BpfError("prog 'inet_sock_set_state': failed to load", 22)
-        return load(variant, *rest)
+            raise loader._Failed("state transition: the kernel refuses the program", [])
+        return load(name, variant, *rest)
 
     monkeypatch.setattr(loader, "_load_variant", without_storage)
     broken("tcp_send_reset")
@@ -280,7 +286,7 @@ def test_a_program_is_left_out_also_where_the_best_variant_cannot_be(
         loaded.close()
 
 
-class Kernel(libbpf.KernelTypes):
+class Kernel(kernels.KernelTypes):
     """The running kernel's types without one tracepoint, or with fewer arguments of it."""
 
     without: str = ""
@@ -294,20 +300,27 @@ class Kernel(libbpf.KernelTypes):
 def kernel(monkeypatch: pytest.MonkeyPatch) -> type[Kernel]:
     monkeypatch.setattr(Kernel, "without", "")
     monkeypatch.setattr(Kernel, "arguments", None)
-    monkeypatch.setattr(libbpf, "KernelTypes", Kernel)
+    monkeypatch.setattr(kernels, "KernelTypes", Kernel)
     return Kernel
 
 
-@pytest.mark.parametrize("fact", [fact for fact in FACTS if fact.tracepoint], ids=lambda fact: fact.program)
-def test_a_kernel_without_a_tracepoint(kernel: type[Kernel], fact: Any) -> None:
-    kernel.without = fact.tracepoint
-    reason = f"this kernel has no tracepoint {fact.tracepoint}, so {fact.consequence}"
+@pytest.mark.parametrize("program", [program for program in FACT if program != "walk"])
+def test_a_kernel_without_a_tracepoint(kernel: type[Kernel], program: str) -> None:
+    fact = FACT[program]
+    kernel.without = program
+    reason = f"this kernel has no tracepoint {program}"
     if fact.required:
         with pytest.raises(HostError) as raised:
             loader.load(buffer_bytes=SMALL)
-        assert str(raised.value) == f"{fact.name}: {reason}"
-    else:
-        assert missing(loaded_hooks()) == {fact.program: reason}
+        assert str(raised.value) == f"{fact.name}: {reason}, so {fact.consequence}"
+        return
+    found = loaded_hooks()
+    assert missing(found) == {program: found[program].reason}
+    if len(fact.providers) == 1:
+        assert found[program].reason == f"{reason}, so {fact.consequence}"
+    else:  # others may do
+        assert reason in (found[program].reason or "")
+        assert (found[program].provider is None) == (fact.consequence in (found[program].reason or ""))
 
 
 def test_a_kernel_whose_tracepoint_gives_no_reason(kernel: type[Kernel]) -> None:

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tcptrace.acquire import libbpf, loader, preflight, providers
+from tcptrace.acquire import libbpf, loader, preflight
 from tcptrace.acquire.preflight import Check, missing_capabilities, require_privileges
-from tcptrace.acquire.providers import ARRIVALS, BUDGET, LIFECYCLE, RUN_DELAY, Hook
+from tcptrace.acquire.providers import BUDGET, LIFECYCLE, Hook
 from tcptrace.errors import EXIT_HOST, EXIT_OK, HostError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,9 @@ NOBODY = 65534
 CAP_SYS_ADMIN = 21
 NEEDED = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
 ALL = sum(1 << bit for bit in NEEDED.values()) | 1 << CAP_SYS_ADMIN
-HOOKS = [Hook(fact.name, fact.provider, True, None) for fact in LIFECYCLE]
+HOOKS = [
+    Hook(fact.name, fact.providers[0].name, True, None, ((fact.providers[0], None),)) for fact in LIFECYCLE
+]
 
 
 class Loaded:
@@ -247,7 +249,6 @@ def test_every_fact_says_what_is_lost_without_it() -> None:
     assert len({fact.name for fact in facts}) == len(facts)
     assert all(fact.consequence for fact in facts)
     assert [fact.name for fact in facts if fact.required] == ["state transition", "end of the socket"]
-    assert {fact.tracepoint for fact in providers.LIFECYCLE if fact.program == "walk"} == {None}
 
 
 def doctor(*arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -309,10 +310,14 @@ def check_schema(found: dict[str, Any], ready: bool) -> None:
         assert isinstance(check["found"], str) and check["found"]
         if check["ok"] is False:
             assert check["consequence"]
-    assert all(set(hook) == {"fact", "provider", "exact", "reason"} for hook in found["hooks"])
+    for hook in found["hooks"]:
+        assert set(hook) == {"fact", "provider", "exact", "reason", "providers"}
+        used = [listed for listed in hook["providers"] if listed["used"]]
+        assert [listed["provider"] for listed in used] == [hook["provider"]] * (hook["provider"] is not None)
+        for listed in hook["providers"]:
+            assert set(listed) == {"provider", "used", "exact", "capability", "reason"}
     if ready:
-        names = [*(fact.name for fact in (*LIFECYCLE, *BUDGET)), ARRIVALS, RUN_DELAY]
-        assert [hook["fact"] for hook in found["hooks"]] == names
+        assert [hook["fact"] for hook in found["hooks"]] == [fact.name for fact in (*LIFECYCLE, *BUDGET)]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root")

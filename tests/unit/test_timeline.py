@@ -151,7 +151,6 @@ def test_without_a_round_trip_network_and_other_end_are_not_told_apart() -> None
 
 def test_reasons_look_for_facts_that_recordings_name() -> None:
     facts = {fact.name for fact in (*providers.LIFECYCLE, *providers.BUDGET)}
-    facts |= {providers.ARRIVALS, providers.RUN_DELAY}
     assert set(unknowns._NEEDS) == set(STAGES)
     assert {fact for needed in unknowns._NEEDS.values() for fact in needed} <= facts
 
