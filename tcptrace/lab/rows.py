@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from tcptrace.analysis import hooks
-from tcptrace.analysis.advice import Change
-from tcptrace.analysis.budget import pieces
-from tcptrace.analysis.connections import connections
-from tcptrace.analysis.exchanges import exchanges, sums
-from tcptrace.analysis.gap import Gap
-from tcptrace.analysis.question import Answer, answers
 from tcptrace.errors import TcptraceError
-from tcptrace.trace.reader import Trace, read
-from tcptrace.trace.wire import Kind
 from tcptrace.units import UNKNOWN
+
+# The analysis is imported where it is used: both parts of a scenario import its module and so this one, and
+# play without it, also in guests where such an import takes seconds.
+if TYPE_CHECKING:
+    from tcptrace.analysis.advice import Change
+    from tcptrace.analysis.gap import Gap
+    from tcptrace.analysis.question import Answer
+    from tcptrace.trace.reader import Trace
 
 Row = dict[str, Any]
 Role = Literal["active", "passive"]
@@ -28,6 +27,10 @@ class Rows:
     """The tables `connections` and `exchanges` as lists of dicts, null as None, and the trace itself."""
 
     def __init__(self, path: Path) -> None:
+        from tcptrace.analysis.connections import connections
+        from tcptrace.analysis.exchanges import exchanges
+        from tcptrace.trace.reader import read
+
         self.trace: Trace = read(path)
         self._ends = connections(self.trace)
         self._turns = exchanges(self.trace, self._ends)
@@ -68,6 +71,10 @@ class Rows:
 
     @cached_property
     def _answer(self) -> Answer:
+        from tcptrace.analysis.budget import pieces
+        from tcptrace.analysis.exchanges import sums
+        from tcptrace.analysis.question import answers
+
         everything = pieces(self._turns, sums(self.trace, self._ends))
         found = answers(everything, self._ends, sides=("client",), by=("remote",))
         if not found:
@@ -77,6 +84,9 @@ class Rows:
     def stray_resets(self, port: int) -> int | None:
         """Resets that a host sent to packets without a connection, with this port at either end; None where
         this kernel does not tell of them."""
+        from tcptrace.analysis import hooks
+        from tcptrace.trace.wire import Kind
+
         if hooks.limited(self.trace.header, hooks.RESET_SENT):
             return None
         events: list[Row] = self.trace.events.to_pylist()
