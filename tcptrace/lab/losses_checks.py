@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 
 import numpy as np
@@ -83,14 +82,15 @@ def checks(truth: Truth, rows: Rows, cases: Cases) -> Iterator[Check]:
             column(ends, "retransmits"),
         )
         turns = [rows.turns_of(end) for end in ends]
-        seen = [n for n, mine in enumerate(turns) if _complete(mine, repeated[n])]
+        pairs = list(zip(turns, repeated, strict=False))
+        seen = [n for n, (mine, count) in enumerate(pairs) if _complete(mine, count)]
         yield at_least(
             f"{case.label}: connections with no retransmission hidden from eBPF, of {CONNECTIONS}",
             SEEN,
             len(seen),
             "count",
         )
-        hidden = [n for n, mine in enumerate(turns) if n not in seen and len(mine) == TURNS]
+        hidden = [n for n, (mine, _) in enumerate(pairs) if n not in seen and len(mine) == TURNS]
         yield same(
             f"{case.label}: the others, charged a wrong loss_recovery instead of none",
             0,
@@ -142,9 +142,7 @@ def _wrong(turn: Row, recovery_ns: int) -> bool:
 
 def _charged(case: Case, truth: Truth, port: int, seen: list[int], struck: list[Row]) -> Iterator[Check]:
     """The struck turns of connections of which everything was seen."""
-    took = [truth[f"turns_{port}_ns"][n] for n in seen]
-    totals = [turns[STRUCK] for turns in took]
-    longer = [turns[STRUCK] - statistics.median(turns[:STRUCK]) for turns in took]
+    totals = [truth[f"turns_{port}_ns"][n][STRUCK] for n in seen]
     recoveries = column(struck, "loss_recovery_ns")
     yield each(
         f"{case.label}: total", totals, column(struck, "total_ns"), relative=RELATIVE, absolute_ns=ABSOLUTE_NS
@@ -156,13 +154,6 @@ def _charged(case: Case, truth: Truth, port: int, seen: list[int], struck: list[
             recoveries,
             relative=RELATIVE,
             absolute_ns=ABSOLUTE_NS,
-        )
-        yield each(
-            f"{case.label}: loss_recovery, by what the turn took longer than others",
-            longer,
-            recoveries,
-            relative=0.05,
-            absolute_ns=1_000_000,
         )
     else:
         yield alike(

@@ -194,11 +194,13 @@ def test_loss_that_is_called_network_breaks() -> None:
     rows = MadeUp()
     for connection in range(CONNECTIONS):
         rows.turn(connection, STRUCK).update(loss_recovery_ns=0, network_ns=80 * MS)
-    assert [what.partition(",")[0] for what in broken(rows)] == [
-        "loss_recovery",
-        "loss_recovery",
-        "network and peer",
-    ]
+    assert broken(rows) == ["loss_recovery", "network and peer"]
+
+
+def test_a_connection_without_rows_breaks() -> None:
+    rows = MadeUp()
+    del rows.connections[0]
+    assert broken(rows)[0] == "connections with the retransmits of the link's log"
 
 
 def test_the_struck_turn_ends_with_the_answer_that_came_through() -> None:
