@@ -211,6 +211,13 @@ def checks(truth: Truth, rows: Rows, port: int, way: str, chosen: slice = slice(
         _all([len(own) - 1 for own in turns]),
     )
     yield each(
+        f"{way}: TCP's handshake, of connect()",
+        truth[f"connect_{port}_ns"][chosen],
+        column(ends, "handshake_ns"),
+        relative=0.02,
+        absolute_ns=300_000,
+    )
+    yield each(
         f"{way}: waiting for the server in the handshake",
         truth[f"waited_{port}_ns"][chosen],
         [sum(column(own[:-1], "total_ns")) for own in turns],

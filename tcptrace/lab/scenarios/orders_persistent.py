@@ -68,7 +68,8 @@ def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
             f"{way}: set-up, paid once for {ORDERS[port]}",
             round(paid),
             sum(setup) or None,
-            absolute_ns=25_000,
+            relative=0.05,
+            absolute_ns=500_000 / ORDERS[port],
         )
     usual = statistics.median(truth[f"order_{WHOLE}_ns"])
     held = rows.turns("client", PIECES)
@@ -90,7 +91,7 @@ def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
         truth["link_ns"],
         column(turns, "network_ns"),
         relative=0.05,
-        absolute_ns=200_000,
+        absolute_ns=150_000,
     )
 
 
