@@ -86,10 +86,11 @@ def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
             relative=0.02,
             absolute_ns=500_000,
         )
+        # Of a thread's first read it may be unknown what of the time before it waited for a CPU.
         yield each(
             f"{case}: app_late_ns at the server",
-            late,
-            column(served, "app_late_ns"),
+            late[1:],
+            column(served, "app_late_ns")[1:],
             relative=0.02,
             absolute_ns=500_000,
         )

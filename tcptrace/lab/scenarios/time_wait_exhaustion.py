@@ -158,7 +158,14 @@ SCENARIO = Scenario(
     "pool them; tcp_tw_reuse 1, which takes ports over after a second; a wider ip_local_port_range; or let "
     "the server close first: then its end waits, on a port that all share anyway.",
     ports=len(PORTS),
-    sysctls={"client": {"net.ipv4.ip_local_port_range": f"{FIRST} {LAST}"}},
+    sysctls={
+        "client": {
+            "net.ipv4.ip_local_port_range": f"{FIRST} {LAST}",
+            # On a busy host a FIN may be repeated; its ACK finds no connection, and the reset would end
+            # TIME_WAIT.
+            "net.ipv4.tcp_rfc1337": 1,
+        }
+    },
     server=server,
     client=client,
     truth=truth,
