@@ -27,8 +27,8 @@ UPDATE_SECONDS, DOWNLOAD_SECONDS, LOCAL_SECONDS = 300, 600, 120
 
 DEBIAN = "http://deb.debian.org/debian"
 SECURITY = "http://deb.debian.org/debian-security"
-RELEASES = ("bullseye", "bookworm", "trixie", "forky", "sid")
-RELEASES += ("oldoldstable", "oldstable", "stable", "testing", "unstable")
+RELEASES = {"bullseye", "bookworm", "trixie", "forky", "sid"}
+RELEASES |= {"oldoldstable", "oldstable", "stable", "testing", "unstable"}
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 # linux-image-VERSION and the parts into which newer kernels are split; not headers, not linux-base itself.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from budget_rows import exchange_rows, turns_of
+from lacking import SLACK
 from ledger import note, note_share
 from recording import Recording, Row, only
 from tcptrace.analysis.stages import STAGES, UNATTRIBUTED
@@ -80,6 +81,7 @@ def insist_close(name: str, measured: Times, truth: Times, share: float, slack_n
     """Turn by turn, the median of the difference is within a share of the truth's median and a slack."""
     assert len(measured) == len(truth), f"{name}: {len(measured)} turns instead of {len(truth)}"
     difference = float(np.median(np.abs(measured - truth)))
+    slack_ns *= SLACK
     bound = share * float(np.median(truth)) + slack_ns
     allowed = f"{share:.0%} + {slack_ns / 1000:g} us, median turn by turn"
     note(name, len(truth), float(np.median(truth)), float(np.median(measured)), allowed, difference)

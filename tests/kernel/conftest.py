@@ -1,7 +1,7 @@
 """Kernel tests: real sockets in namespaces of their own, recorded by the real command.
 
 What a host lacks skips a test with the reason; TCPTRACE_REQUIRE_KERNEL=1 turns each skip into a
-failure, so that a run that claims to have tested the kernel has.
+failure, so that a run that claims to have tested the kernel has. See lacking.py for guests.
 """
 
 from __future__ import annotations
@@ -11,25 +11,43 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lacking import PERMITTED, is_unexpected, why_it_fails
 from recording import Recording
 from tcptrace.lab import namespaces
 from tcptrace.lab.link import Link
 from tcptrace.lab.namespaces import Namespace
 
 
-def require(condition: bool, reason: str) -> None:
-    """Skip with a reason, or fail with it where the kernel is required."""
+def require(condition: bool, reason: str, *lacking: str) -> None:
+    """Skip with a reason, or fail with it where the kernel must have it.
+
+    Args:
+        lacking: the capabilities (see lacking.py) that are missing when the condition does not hold.
+    """
     if condition:
         return
-    if os.environ.get("TCPTRACE_REQUIRE_KERNEL") == "1":
-        pytest.fail(f"required by TCPTRACE_REQUIRE_KERNEL=1: {reason}", pytrace=False)
-    pytest.skip(reason)
+    if failure := why_it_fails(reason, lacking):
+        pytest.fail(failure, pytrace=False)
+    pytest.skip(f"{PERMITTED}{', '.join(lacking)}: {reason}" if lacking else reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where it is said what may be missing, a skip for any other reason is a failure."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        words = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reason = words.removeprefix("Skipped: ")
+        if is_unexpected(reason):
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid} would skip: {why_it_fails(reason, ())}"
+    return report
 
 
 @functools.cache

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from lacking import PATIENCE
 from tcptrace.lab.namespaces import SIDE_A, SIDE_B, Namespace
 
 SERVER = 7700
 """The port of a test's server, in namespaces of its own."""
-LIMIT_SECONDS = 10.0
+LIMIT_SECONDS = 10.0 * PATIENCE
 
 TCP_INFO_STATE = {
     1: "established", 2: "syn_sent", 3: "syn_recv", 4: "fin_wait1", 5: "fin_wait2", 6: "time_wait",

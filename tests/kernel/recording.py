@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from drive import SERVER, comm, poll
+from lacking import PATIENCE, SLACK
 from tcptrace.lab.namespaces import SIDE_A, SIDE_B, Namespace
 
 Row = dict[str, Any]
@@ -28,9 +29,10 @@ COMMAND = (
     if Path(sys.executable).parent.joinpath("tcptrace").exists()
     else [sys.executable, "-m", "tcptrace"]
 )
-READY_SECONDS = 15.0
-STOP_SECONDS = 15.0
-WALL_SLACK_NS = 5_000_000
+READY_SECONDS = 15.0 * PATIENCE
+STOP_SECONDS = 15.0 * PATIENCE
+READ_SECONDS = 60 * PATIENCE
+WALL_SLACK_NS = round(5_000_000 * SLACK)
 """Between this process's idea of the wall clock and the trace's, which interpolates between pairs."""
 
 
@@ -121,9 +123,8 @@ def is_skip(cause: str) -> bool:
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command `tcptrace` to its end."""
     environment = {**os.environ, "NO_COLOR": "1"}
-    return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=60, env=environment
-    )
+    options: dict[str, Any] = {"check": False, "timeout": READ_SECONDS, "env": environment}
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, **options)
 
 
 @dataclass(frozen=True)

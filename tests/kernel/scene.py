@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from drive import (
+    LIMIT_SECONDS,
     SERVER,
     ack_at_once,
     agreed,
@@ -72,7 +73,7 @@ class Scene:
                 self.client = connect(self.a, target)
             with self.watch("accept"):
                 self.server = listener.accept()[0]
-                self.server.settimeout(10)
+                self.server.settimeout(LIMIT_SECONDS)
         self.port = self.client.getsockname()[1]
         self.facts = agreed(self.client), agreed(self.server)
         self._bytes = [0, 0]

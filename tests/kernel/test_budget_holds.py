@@ -105,6 +105,7 @@ def flags(rows: list[Row]) -> list[bool | None]:
     return [row["delayed_ack"] for row in rows]
 
 
+@pytest.mark.matrix
 def test_hold_until_the_delayed_ack_is_nagle(wired: Wired, record: Record) -> None:
     recording = record("--port", SERVER)
     held, free = play(wired), play(wired, tuned=[nodelay])
@@ -124,7 +125,11 @@ def test_hold_until_the_delayed_ack_is_nagle(wired: Wired, record: Record) -> No
 
 @pytest.mark.parametrize(
     ("request_", "tuned", "writes"),
-    [(two_writes, [nodelay], 2), (one_write, [], 1), (writev, [], 1)],
+    [
+        (two_writes, [nodelay], 2),
+        pytest.param(one_write, [], 1, marks=pytest.mark.matrix),
+        (writev, [], 1),
+    ],
     ids=["nodelay", "one write", "writev"],
 )
 def test_nothing_is_held(

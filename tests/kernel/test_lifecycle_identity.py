@@ -33,6 +33,7 @@ BEFORE: dict[str, Any] = {
 """What cannot be known of a connection whose beginning was not seen."""
 
 
+@pytest.mark.matrix
 def test_open_before_the_recording(wired: Wired, record: Record) -> None:
     a, b = wired
     watch = Stopwatch()
@@ -117,6 +118,7 @@ def test_open_before_and_at_the_end_in_every_state(wired: Wired, record: Record)
     assert only(rows, netns=b.inode, remote_port=queued_port)["state"] == "established"
 
 
+@pytest.mark.matrix
 def test_open_at_the_end(wired: Wired, record: Record) -> None:
     scene = Scene(wired, record)
     scene.exchange()

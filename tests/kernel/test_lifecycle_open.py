@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from drive import SERVER, address_of, agreed, pair_of, receive
+from lacking import SLACK
 from recording import Between, Stopwatch, ends, expect, finished
 from scene import CLIENT_CLOSED, MS, SERVER_FOLLOWED, MakeLink, Record, Scene, Wired, close_both, opening
 from tcptrace.lab import namespaces
@@ -18,6 +19,7 @@ from tcptrace.lab.namespaces import SIDE_A, SIDE_B
 from tcptrace.lab.packet import ACK, SYN
 
 
+@pytest.mark.matrix
 def test_syn_lost_once_then_answered(linked: MakeLink, record: Record) -> None:
     link = linked(delay_ns=10 * MS, drops=[Drop("syn", nth=(1,))])
     scene = Scene((link.a, link.b), record)
@@ -49,7 +51,7 @@ def test_syn_lost_once_then_answered(linked: MakeLink, record: Record) -> None:
 def slack(link: Link) -> int:
     """How much longer than the link's delays the ends may see the SYN-ACK and its ACK under way."""
     log = link.log()
-    return int((log["left_ns"] - log["arrived_ns"])[log["left_ns"] > 0].max()) + 20 * MS
+    return int((log["left_ns"] - log["arrived_ns"])[log["left_ns"] > 0].max()) + round(20 * MS * SLACK)
 
 
 def test_syn_ack_lost_once(linked: MakeLink, record: Record) -> None:

@@ -37,6 +37,7 @@ def silent(wired: Wired) -> Iterator[Wired]:
     yield wired
 
 
+@pytest.mark.matrix
 def test_refused_by_a_reset(wired: Wired, record: Record) -> None:
     a, _ = wired
     recording = record("--port", SERVER)
@@ -84,6 +85,7 @@ def test_refused_by_an_icmp_error(linked: MakeLink, record: Record) -> None:
     )
 
 
+@pytest.mark.matrix
 def test_refused_then_connected_on_the_same_socket(wired: Wired, record: Record) -> None:
     """One socket, two connections: two rows with one cookie."""
     a, b = wired

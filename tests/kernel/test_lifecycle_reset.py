@@ -24,7 +24,7 @@ from tcptrace.lab.faults import Drop
 from tcptrace.lab.namespaces import SIDE_B
 
 
-@pytest.mark.parametrize("aborting", ["client", "server"])
+@pytest.mark.parametrize("aborting", ["client", pytest.param("server", marks=pytest.mark.matrix)])
 def test_abort_by_linger_zero(wired: Wired, record: Record, aborting: str) -> None:
     scene = Scene(wired, record)
     watch = scene.watch
@@ -57,6 +57,7 @@ def test_abort_by_linger_zero(wired: Wired, record: Record, aborting: str) -> No
     )
 
 
+@pytest.mark.matrix
 def test_close_with_unread_data_resets(wired: Wired, record: Record) -> None:
     scene = Scene(wired, record)
     watch = scene.watch
