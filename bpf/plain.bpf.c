@@ -5,3 +5,5 @@
  */
 #define TT_PLAIN
 #include "lifecycle.bpf.c"
+
+#include "kprobes.h"
