@@ -25,12 +25,13 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)" PYTHONDONTWR
 PACKAGES := python3-venv clang llvm gcc libc6-dev libbpf-dev libbpf1 bpftool iproute2
 TEST_PACKAGES := tcpdump tshark chromium fonts-dejavu-core clang-format \
 	shellcheck libbpf-tools bpfcc-tools linux-headers-amd64 nginx-light nghttp2-client openssl postgresql
+MATRIX_PACKAGES := qemu-system-x86 busybox-static kmod
 
 Q := $(if $(V),,@)
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test bpf loads demo test bench accuracy check format wire wheel clean
+.PHONY: help setup setup-test bpf loads demo test matrix bench accuracy check format wire wheel clean
 
 help: ## what can be made
 	$(Q)sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -51,6 +52,10 @@ demo: setup ## record real connections between two namespaces: demo/demo.tct, de
 test: setup-test ## all tests; those of the kernel run as root
 	$(Q)$(BIN)/python -m pytest tests/unit
 	$(Q)TCPTRACE_REQUIRE_KERNEL=1 $(ROOT) $(BIN)/python -m pytest -p no:cacheprovider tests/kernel
+
+matrix: setup .venv/.setup-test $(BUILD)/.packages-matrix ## under other kernels: all, KERNELS="6.1 6.12"; FAST=1: a few tests
+	$(Q)$(BIN)/python -m compileall -q tcptrace tests/kernel
+	$(Q)$(ROOT) $(BIN)/python vagrant/matrix.py $(if $(FAST),--fast) $(KERNELS)
 
 bench: setup-test ## what recording costs, in pairs with and without; ARGS=--help for more
 	$(Q)$(ROOT) $(BIN)/python tests/bench/bench.py $(ARGS)
@@ -82,6 +87,10 @@ $(BUILD)/.packages: scripts/install-packages Makefile
 
 $(BUILD)/.packages-test: scripts/install-packages Makefile $(BUILD)/.packages
 	$(Q)scripts/install-packages $(TEST_PACKAGES)
+	$(Q)mkdir -p $(@D) && touch $@
+
+$(BUILD)/.packages-matrix: scripts/install-packages Makefile $(BUILD)/.packages
+	$(Q)scripts/install-packages $(MATRIX_PACKAGES)
 	$(Q)mkdir -p $(@D) && touch $@
 
 .venv/.created: | $(BUILD)/.packages

@@ -233,10 +233,9 @@ def _child(
     prepare: Callable[[], None] | None = None,
 ) -> subprocess.Popen[bytes]:
     """A process that is killed when the stack ends, and by the kernel should this thread end before."""
-    libc = ctypes.CDLL(None, use_errno=True)
 
     def begin() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent(signal.SIGKILL)
         if prepare:
             prepare()
 
@@ -253,6 +252,11 @@ def _child(
 
     stack.callback(end)
     return child
+
+
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """Let the kernel send this process a signal as soon as the thread that started it is gone."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def _read_only() -> None:
@@ -292,7 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--share", type=Path, metavar="DIRECTORY", help="a directory that the guest may change"
     )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="its environment")
-    parser.add_argument("--memory", default="2G")
+    parser.add_argument("--memory", default="2G", help="what the guest has (2G)")
+    parser.add_argument("--with-parent", action="store_true", help="end when what started this ends")
     parser.add_argument("command", nargs="+", metavar="COMMAND")
     given = parser.parse_args(arguments)
 
@@ -303,6 +308,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit(128 + signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, terminate)
+    if given.with_parent:
+        end_with_parent()
     try:
         if os.geteuid():
             raise MatrixError("guests are started as root, who alone can share all files: use sudo")
