@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import ipaddress
 import itertools
 import os
 import shutil
@@ -21,6 +22,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ PREFIX = "tcptrace-lab-"
 DIRECTORY = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
 STOP_SECONDS = 5.0
+ROUTE_SECONDS = 20.0
 
 T = TypeVar("T")
 
@@ -246,6 +249,19 @@ def address(space: Namespace, device: str, addresses: Addresses) -> None:
     ip("-n", space.name, "link", "set", device, "up")
     ip("-n", space.name, "addr", "add", f"{addresses.ipv4}/{addresses.ipv4_prefix}", "dev", device)
     ip("-n", space.name, "addr", "add", f"{addresses.ipv6}/{addresses.ipv6_prefix}", "dev", device, "nodad")
+    # The route to itself follows in a work queue, addrconf_dad_completed(): before that, a SYN is dropped.
+    route = f"{ipaddress.ip_address(addresses.ipv6).packed.hex()} 80"
+    deadline = time.monotonic() + ROUTE_SECONDS
+    while not space.run(_has_ipv6_route, route):
+        if time.monotonic() > deadline:
+            raise TcptraceError(f"{addresses.ipv6} is not usable {ROUTE_SECONDS:g} s after `ip addr add`")
+        time.sleep(0.001)
+
+
+def _has_ipv6_route(destination: str) -> bool:
+    """Whether this thread's namespace has a route to a destination as proc prints it, prefix in hex."""
+    routes = Path("/proc/thread-self/net/ipv6_route").read_text()
+    return any(line.startswith(destination) for line in routes.splitlines())
 
 
 def join(
