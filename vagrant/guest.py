@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import matrix_packages
+from guest_clock import tsc_khz
 from guest_image import Image, Share, initramfs
 from matrix_kernels import MatrixError, choose, load
 
@@ -37,6 +38,10 @@ BOOT_SECONDS = 90.0
 BOOTS = 3
 """QEMU's emulation now and then panics a kernel while it boots, which says nothing about the command."""
 CONSOLE_LINES = 60
+# Without tsc=reliable the kernel distrusts an emulated clock and takes a slow and coarse one.
+KERNEL_OPTIONS = (
+    "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic mitigations=off no_timer_check tsc=reliable"
+)
 OUT_OF_TIME, NO_GUEST, PANICKED = 124, 125, 126
 
 # linux/mount.h, linux/fcntl.h, linux/sched.h, linux/prctl.h
@@ -132,8 +137,7 @@ class _Guest:
                 "node,memdev=memory",
             ),
             *("-kernel", str(image.vmlinuz), "-initrd", f"/proc/self/fd/{initrd.fileno()}", "-append"),
-            # Without tsc=reliable the kernel distrusts an emulated clock and takes a slow and coarse one.
-            "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic mitigations=off no_timer_check tsc=reliable",
+            KERNEL_OPTIONS + (f" tsc_early_khz={khz}" if (khz := tsc_khz()) else ""),
             *("-device", "virtio-serial-pci"),
         ]
         channels = {}

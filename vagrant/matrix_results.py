@@ -89,7 +89,7 @@ def hooks(directory: Path) -> tuple[dict[str, Any], ...]:
     """doctor's list of facts, each with `fact`, `provider`, `exact` and `reason`; empty without one."""
     try:
         found = json.loads((directory / "doctor.json").read_text())["hooks"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return ()
     return tuple(found)
 
