@@ -58,7 +58,9 @@ def test_a_connection_in_the_log_as_it_was(linked: MakeLink, family: int) -> Non
     assert (back["source_port"] == SERVER).all() and (back["destination_port"] == port).all()
     assert [one["flags"] for one in log[:3]] == [SYN, SYN | ACK, ACK]
     assert log[1]["acknowledgement"] == (int(log[0]["sequence"]) + 1) % 2**32
-    assert back["payload"].sum() == 5000 and out["payload"].sum() == 0
+    # By their ends: a busy host repeats what is not acknowledged soon enough.
+    ends = back["sequence"] - log[1]["sequence"] - 1 + back["payload"]
+    assert ends[back["payload"] > 0].max() == 5000 and out["payload"].sum() == 0
     assert (log["left_ns"] >= log["arrived_ns"]).all()
 
 
