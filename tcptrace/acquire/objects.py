@@ -39,6 +39,8 @@ def beside(main: libbpf.Object, config: bytes, programs: Iterable[str]) -> libbp
         for name, program in plain.programs.items():
             program.set_autoload(name in wanted)
         plain.load()
+        # the others have the names of the main object's, and are not loaded
+        plain.programs = {name: plain.programs[name] for name in plain.programs if name in wanted}
     except BaseException:
         plain.close()
         raise
