@@ -32,6 +32,9 @@ RESULTS = ROOT / "build/matrix"
 SLACK = 20
 """By how much the absolute parts of bounds are wider in an emulated guest."""
 
+PANICS = 1
+"""How often a kernel that panicked while its steps ran is tried again."""
+
 FAST_TESTS = ("tests/kernel/test_lifecycle_close.py", "tests/kernel/test_budget_holds.py")
 FAST_SCENARIOS = ("handshake", "nagle")
 
@@ -102,9 +105,14 @@ class Matrix:
     def run(self, kernel: Kernel) -> Result:
         """Fetch, boot and run one kernel; never raises for what is wrong with it."""
         begin = time.monotonic()
+        panics = 0
         try:
             image = matrix_packages.fetch(kernel, lambda text: self.say(kernel, text))
-            reported, problem = self._guest(kernel, image)
+            for panics in range(PANICS + 1):
+                reported, problem, code = self._guest(kernel, image)
+                if code != guest.PANICKED or panics == PANICS:
+                    break
+                self.say(kernel, f"{problem}\nonce more: emulated kernels panic now and then")
         except (MatrixError, OSError) as error:
             reported, problem = Reported(), str(error)
         if problem:
@@ -116,9 +124,10 @@ class Matrix:
             tuple(reported.steps),
             hooks(RESULTS / kernel.name),
             problem,
+            panics,
         )
 
-    def _guest(self, kernel: Kernel, image: Path) -> tuple[Reported, str]:
+    def _guest(self, kernel: Kernel, image: Path) -> tuple[Reported, str, int]:
         directory = RESULTS / kernel.name
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
@@ -143,7 +152,7 @@ class Matrix:
         self._running.add(process)
         if self._stopped:
             process.terminate()
-        reported, said = Reported(), []
+        reported, said = Reported(kernel.may_lack), []
         assert process.stdout
         with process:
             for line in process.stdout:
@@ -154,7 +163,7 @@ class Matrix:
                 elif not line.startswith("release "):
                     said.append(line)
         self._running.discard(process)
-        return reported, "".join(said).strip() if process.returncode else ""
+        return reported, "".join(said).strip() if process.returncode else "", process.returncode
 
     def stop(self) -> None:
         """End every guest."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Result:
     steps: tuple[Step, ...] = ()
     hooks: tuple[dict[str, Any], ...] = ()
     problem: str = ""
+    panics: int = 0
 
     @property
     def problems(self) -> list[str]:
@@ -53,6 +55,7 @@ class Result:
 class Reported:
     """The lines that a guest prints: its kernel's release, and `NAME CODE SECONDS` as each step ends."""
 
+    may_lack: tuple[str, ...] = ()
     release: str = ""
     steps: list[Step] = field(default_factory=list)
 
@@ -63,19 +66,25 @@ class Reported:
             self.release = words[1]
         if len(words) != 3 or words[0] not in STEPS:
             return None
-        self.steps.append(judge(words[0], int(words[1]), float(words[2]), directory))
+        self.steps.append(judge(words[0], int(words[1]), float(words[2]), directory, self.may_lack))
         return self.steps[-1]
 
 
-def judge(name: str, code: int, seconds: float, directory: Path) -> Step:
-    """Whether a step that ended with this exit code is green, by what it left in the directory."""
+def judge(name: str, code: int, seconds: float, directory: Path, may_lack: Container[str] = ()) -> Step:
+    """Whether a step that ended with this exit code is green, by what it left in the directory.
+
+    Args:
+        may_lack: the capabilities that this kernel may be without.
+    """
     if code in (124, 137):
         return Step(
             name, seconds, "out of time", (f"still running after {seconds:.0f} s", *_last(directory, name))
         )
-    read = {DOCTOR: _doctor, TESTS: _tests, SCENARIOS: _scenarios}[name]
     try:
-        words, problems = read(directory)
+        if name == DOCTOR:
+            words, problems = _doctor(directory, may_lack)
+        else:
+            words, problems = {TESTS: _tests, SCENARIOS: _scenarios}[name](directory)
     except (OSError, ValueError, KeyError, TypeError, ElementTree.ParseError) as error:
         return Step(
             name, seconds, "no result", (f"no result ({error}), exit code {code}", *_last(directory, name))
@@ -94,7 +103,7 @@ def hooks(directory: Path) -> tuple[dict[str, Any], ...]:
     return tuple(found)
 
 
-def _doctor(directory: Path) -> tuple[str, list[str]]:
+def _doctor(directory: Path, may_lack: Container[str]) -> tuple[str, list[str]]:
     document = json.loads((directory / "doctor.json").read_text())
     facts = document["hooks"]
     found = sum(hook["provider"] is not None for hook in facts)
@@ -102,6 +111,13 @@ def _doctor(directory: Path) -> tuple[str, list[str]]:
     problems = [f"{check['name']}: {check['found']}" for check in wrong]
     if not document["ready"] and not problems:
         problems = ["not ready"]
+    for hook in facts:
+        for one in hook.get("providers", ()):
+            if one["reason"] and one["capability"] and one["capability"] not in may_lack:
+                problems.append(
+                    f"{hook['fact']}: no {one['provider']}: {one['reason']} "
+                    f"({one['capability']} is not in may_lack)"
+                )
     return f"{found} of {len(facts)} facts", problems
 
 
@@ -157,6 +173,8 @@ def summary(results: list[Result]) -> list[str]:
         by_name = {step.name: step for step in result.steps}
         words = [by_name[name].words if name in by_name else "-" for name in STEPS]
         verdict = "ok" if result.green else "FAILED"
+        if result.panics:
+            verdict += f" (after {result.panics} panic{'s' * (result.panics > 1)})"
         rows.append((result.kernel, result.release or "-", *words, f"{result.seconds / 60:.1f} min", verdict))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [

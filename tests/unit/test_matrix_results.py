@@ -144,3 +144,12 @@ def test_a_document_without_its_markers_is_left_alone(text: str) -> None:
 
 def test_the_readme_has_the_markers() -> None:
     rewritten(Path(__file__).parents[2].joinpath("README.md").read_text(), "new")
+
+
+def test_a_provider_may_be_missing_only_for_want_of_what_the_kernel_may_lack(tmp_path: Path) -> None:
+    gone = {"provider": "fentry/f", "used": False, "exact": True, "capability": "fentry", "reason": "refused"}
+    hook = {**READY["hooks"][0], "providers": [gone, {**gone, "reason": None}]}  # type: ignore[index, dict-item]
+    left(tmp_path, "doctor.json", json.dumps({**READY, "hooks": [hook]}))
+    assert judge(DOCTOR, 0, 1.0, tmp_path, ["fentry"]).problems == ()
+    (problem,) = judge(DOCTOR, 0, 1.0, tmp_path, ["kprobe"]).problems
+    assert problem == "write entered: no fentry/f: refused (fentry is not in may_lack)"
