@@ -71,5 +71,4 @@ SCENARIO = Scenario(
     client=client,
     truth=truth,
     checks=checks,
-    fast=True,
 )
