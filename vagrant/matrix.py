@@ -66,16 +66,16 @@ def tasks(directory: Path, fast: bool) -> list[Task]:
     files = " ".join(FAST_TESTS) if fast else "tests/kernel"
     chosen = " ".join(FAST_SCENARIOS) if fast else "--fast"
     return [
-        Task(DOCTOR, 180, f"{python} -m tcptrace doctor --json >{at}/doctor.json 2>{at}/doctor.log"),
+        Task(DOCTOR, 300, f"{python} -m tcptrace doctor --json >{at}/doctor.json 2>{at}/doctor.log"),
         Task(
             TESTS,
-            240 if fast else 900,
+            600 if fast else 1500,
             f"{python} -m pytest -p no:cacheprovider -m matrix --junitxml={at}/tests.xml {files} "
             f">{at}/tests.log 2>&1",
         ),
         Task(
             SCENARIOS,
-            180 if fast else 1200,
+            600 if fast else 2400,
             f"{python} -m tcptrace lab verify {chosen} --slack {SLACK} --json "
             f">{at}/scenarios.json 2>{at}/scenarios.log",
         ),
