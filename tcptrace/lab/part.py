@@ -175,11 +175,12 @@ def play(chosen: Scenario, role: str, setting: Setting) -> dict[str, Any]:
     """
     ports = [FIRST_PORT + number for number in range(chosen.ports)]
     listener = control.listen(setting.control) if role == "server" else None
+    wait_s = setting.wait_s * max(1.0, setting.slack / 2)
     if listener:
         print("listening", flush=True)
-        link = control.accept(listener, setting.wait_s)
+        link = control.accept(listener, wait_s)
     else:
-        link = control.connect(setting.control, setting.peer, setting.wait_s)
+        link = control.connect(setting.control, setting.peer, wait_s)
     before = kernel_counters.read()
     part = Part(role, setting, ports, link)
     with contextlib.ExitStack() as stack:
