@@ -97,6 +97,14 @@ def acknowledged_ns(flow: Log, packet: np.void) -> int:
     return int(covering["left_ns"].min() - packet["arrived_ns"])
 
 
+def set_ups_ns(log: Log | None, port: int, connects: Sequence[int]) -> list[int]:
+    """How long the handshake of each connection to a port took at the relay, for the client's side; without a
+    log, how long connect() did. What a busy host adds after the handshake is in `connects` alone."""
+    if log is None:
+        return list(connects)
+    return [handshake_ns(flow)[0] for flow in flows(log, port)]
+
+
 def carried_ns(flow: Log) -> list[int]:
     """For how long the link had each turn of a flow, in ns: the last segment of the request and the first of
     its answer. What one side sends until the other does is a request or an answer; repetitions are left out.

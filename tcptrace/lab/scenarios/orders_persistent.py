@@ -57,7 +57,7 @@ def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
         gap = rows.gap(port)
         paid = truth[f"connect_{port}_ns"][0] / ORDERS[port]
         yield close(
-            f"{way}: mean order, with its set-up",
+            f"{way}: mean order, by `budget` with set-up",
             round(statistics.fmean(took) + paid),
             gap.measured_ns,
             relative=0.02,
