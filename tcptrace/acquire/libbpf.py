@@ -276,6 +276,7 @@ class Object:
 
     def __init__(self, path: os.PathLike[str]) -> None:
         _log.clear()
+        self.name = os.path.basename(path)
         handle = library().bpf_object__open_file(os.fsencode(path), None)
         self._handle: int | None = pointer(handle, f"cannot open {os.fspath(path)}")
         self.programs: dict[str, Program] = {}

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from tcptrace.acquire import libbpf
 from tcptrace.acquire.arrivals import Arrivals
+from tcptrace.acquire.objects import PLAIN
 from tcptrace.acquire.providers import Hook
 from tcptrace.acquire.ring import Ring
 from tcptrace.trace import wire
@@ -43,6 +44,11 @@ class Loaded:
         self._cpus = libbpf.possible_cpus()
         self._journal = self.object.map("journal")
         self._journal_bytes = self._journal.info()["max_entries"] * wire.JOURNAL.itemsize
+
+    @property
+    def plain(self) -> bool:
+        """All programs are those that ask little of the kernel (see objects.py)."""
+        return self.object.name == f"{PLAIN}.bpf.o"
 
     @property
     def can_walk(self) -> bool:

@@ -231,7 +231,11 @@ def _trial(providers: Mapping[str, str]) -> Iterator[Check | list[Hook]]:
         if loaded.variant["use_table"]:
             state = f"a table, then {state}"
         cookie = "" if loaded.variant["has_cookie"] else "; no socket cookies on this kernel"
-        yield Check("ring buffer", True, True, f"loaded; state per socket in {state}{cookie}")
+        programs = ""
+        if loaded.plain:
+            programs = " the plain programs, because this kernel takes no faster ones"
+            cookie = "; cookies only of sockets that have one already"
+        yield Check("ring buffer", True, True, f"loaded{programs}; state per socket in {state}{cookie}")
         yield loaded.hooks
     finally:
         loaded.close()

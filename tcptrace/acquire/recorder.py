@@ -138,6 +138,7 @@ class Recorder:
             "started": {"monotonic_ns": self._started[0], "realtime_ns": self._started[1]},
             "seeded": seeded,
             "loader": self._programs.loader,
+            "object": self._programs.object.name,
             "variant": self._programs.variant,
             "hooks": [hook.as_json() for hook in self._programs.hooks],
             "namespaces": {str(inode): name for inode, name in seed.namespace_names().items()},

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tcptrace.acquire import libbpf, loader, preflight
+from tcptrace.acquire.objects import WHOLE_VARIANT
 from tcptrace.acquire.preflight import Check, missing_capabilities, require_privileges
 from tcptrace.acquire.providers import BUDGET, LIFECYCLE, Hook
 from tcptrace.errors import EXIT_HOST, EXIT_OK, HostError
@@ -31,6 +32,7 @@ class Loaded:
     """What a trial load gives, without a kernel."""
 
     variant: ClassVar[dict[str, int]] = {"use_table": 1, "use_hash": 0, "has_cookie": 1}
+    plain = False
     hooks = HOOKS
     closed = 0
 
@@ -242,6 +244,16 @@ def test_fallbacks_are_told(host: Host) -> None:
     host.monkeypatch.setattr(Loaded, "variant", {"use_table": 0, "use_hash": 1, "has_cookie": 0})
     found = {check.name: check for check in preflight.preflight().checks}["ring buffer"]
     assert found.ok and "hash" in found.found and "no socket cookies" in found.found
+
+
+def test_the_plain_object_is_told(host: Host) -> None:
+    host.monkeypatch.setattr(Loaded, "variant", WHOLE_VARIANT)
+    host.monkeypatch.setattr(Loaded, "plain", True)
+    found = {check.name: check for check in preflight.preflight().checks}["ring buffer"]
+    assert found.ok and found.found == (
+        "loaded the plain programs, because this kernel takes no faster ones; state per socket in hash; "
+        "cookies only of sockets that have one already"
+    )
 
 
 def test_every_fact_says_what_is_lost_without_it() -> None:

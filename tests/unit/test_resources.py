@@ -13,6 +13,8 @@ from tcptrace import resources
 from tcptrace.errors import HostError, TcptraceError
 
 ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("lifecycle", "plain")
+"""Sources of objects: bpf/NAME.bpf.c."""
 OBJECTS = sorted((ROOT / "build" / "x86_64").glob("*.bpf.o"))
 
 
@@ -30,7 +32,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (source / name).write_bytes((ROOT / name).read_bytes())
     if not OBJECTS:  # where eBPF cannot be compiled, packaging is tested all the same
         (source / "build" / "x86_64").mkdir(parents=True)
-        (source / "build" / "x86_64" / "lifecycle.bpf.o").write_bytes(b"no program")
+        for name in NAMES:
+            (source / "build" / "x86_64" / f"{name}.bpf.o").write_bytes(b"no program: " + name.encode())
     return source
 
 
@@ -61,8 +64,13 @@ def test_checkout_finds_sources_and_pages() -> None:
 
 @pytest.mark.skipif(not OBJECTS, reason="no compiled eBPF programs: run `make setup`")
 def test_checkout_finds_the_compiled_object() -> None:
+    assert {path.name for path in OBJECTS} == {f"{name}.bpf.o" for name in NAMES}
     for path in OBJECTS:
         assert resources.bpf_object(path.name.removesuffix(".bpf.o")) == path
+
+
+def test_every_source_of_programs_has_an_object() -> None:
+    assert {path.name for path in (ROOT / "bpf").glob("*.bpf.c")} == {f"{name}.bpf.c" for name in NAMES}
 
 
 def test_an_object_older_than_its_sources_is_refused(tmp_path: Path) -> None:
@@ -108,7 +116,7 @@ def test_wheel_is_tagged_for_linux_on_its_architecture(wheel: Path) -> None:
 
 def test_wheel_carries_objects_sources_pages_and_licences(wheel: Path, source: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    expected = {f"tcptrace/_bpf/x86_64/{path.name}" for path in source.glob("build/x86_64/*.bpf.o")}
+    expected = {f"tcptrace/_bpf/x86_64/{name}.bpf.o" for name in NAMES}
     expected |= {f"tcptrace/_bpf/src/{path.name}" for path in source.glob("bpf/*.[ch]")}
     reports = source / "reports"
     pages = [path.relative_to(reports) for path in reports.rglob("*") if path.is_file()]
@@ -122,7 +130,7 @@ def test_wheel_carries_objects_sources_pages_and_licences(wheel: Path, source: P
 
 def test_installed_wheel_finds_its_own_files(wheel: Path, source: Path, tmp_path: Path) -> None:
     """Installed where no checkout is near; dependencies come from the environment that runs the test."""
-    compiled = next(source.glob("build/x86_64/*.bpf.o"))
+    compiled = [source / "build" / "x86_64" / f"{name}.bpf.o" for name in NAMES]
     site = tmp_path / "site"
     install = [
         sys.executable,
@@ -140,16 +148,17 @@ def test_installed_wheel_finds_its_own_files(wheel: Path, source: Path, tmp_path
     program = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
         "from tcptrace import resources\n"
-        f"print(*[resources.bpf_object({compiled.name.removesuffix('.bpf.o')!r}),"
-        " resources.bpf_source_dir(), resources.reports_dir()], sep='\\n')"
+        f"print(*map(resources.bpf_object, {NAMES!r}),"
+        " resources.bpf_source_dir(), resources.reports_dir(), sep='\\n')"
     )
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     found = [Path(line) for line in result.stdout.splitlines()]
     package = site / "tcptrace"
     assert found == [
-        package / "_bpf" / "x86_64" / compiled.name,
+        *(package / "_bpf" / "x86_64" / path.name for path in compiled),
         package / "_bpf" / "src",
         package / "_reports",
     ]
-    assert found[0].read_bytes() == compiled.read_bytes()
+    for path, original in zip(found, compiled, strict=False):
+        assert path.read_bytes() == original.read_bytes()
