@@ -13,7 +13,7 @@ from tcptrace.lab.rows import Rows
 from tcptrace.lab.scenario import Scenario, Truth
 
 COUNT = 4
-GROUPS = ("before", "during")
+GROUPS = ("before", "during", "after")
 PACKETS = 2000
 PACE = Pace(burst=32, gap_s=0.02, seconds=4)
 
@@ -26,6 +26,7 @@ def client(part: Part) -> None:
         # Half-open requests of a second ago have their SYN-ACK repeated meanwhile.
         flood.wait(PACKETS)
         visit(part, "during", COUNT)
+    visit(part, "after", COUNT)
 
 
 def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
