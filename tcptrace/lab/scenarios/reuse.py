@@ -35,13 +35,15 @@ def server(part: Part) -> None:
     punctual()
     for port in part.ports:
         part.serve(port, answer)
+    before = _time_wait(part)
     part.ready()
     part.until_done()
-    _count_time_wait(part)
+    _note_time_wait(part, before)
 
 
 def client(part: Part) -> None:
     punctual()
+    before = _time_wait(part)
     with part.connect(REUSED) as reused:
         for _ in range(REQUESTS):  # by turns, so that a busy host troubles all alike
             for port in PORTS:
@@ -56,15 +58,20 @@ def client(part: Part) -> None:
                     drain(one)
                 if port != REUSED:
                     one.close()
-    _count_time_wait(part)
+    _note_time_wait(part, before)
 
 
-def _count_time_wait(part: Part) -> None:
-    """Note how many connections wait at this end, by port, when all are over."""
-    until(lambda: not kernel_counters.living(part.ports), "the connections closed", part.limit_s)
+def _time_wait(part: Part) -> list[int]:
+    """How many connections wait at this end, for each port."""
     waiting = [ends for *ends, state in kernel_counters.sockets(part.ports) if state == TIME_WAIT]
-    for port in part.ports:
-        part.note(f"time_wait_{port}", sum(port in ends for ends in waiting))
+    return [sum(port in ends for ends in waiting) for port in part.ports]
+
+
+def _note_time_wait(part: Part, before: list[int]) -> None:
+    """Note how many more there are when all connections are over."""
+    until(lambda: not kernel_counters.living(part.ports), "the connections closed", part.limit_s)
+    for port, was, now in zip(part.ports, before, _time_wait(part), strict=True):
+        part.note(f"time_wait_{port}", now - was)
 
 
 def truth(witness: Witness) -> Truth:
