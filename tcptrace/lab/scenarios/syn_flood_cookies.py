@@ -15,7 +15,7 @@ from tcptrace.lab.scenario import Scenario, Truth
 COUNT = 4
 GROUPS = ("before", "during", "after")
 PACKETS = 2000
-PACE = Pace(burst=32, gap_s=0.02, seconds=4)
+PACE = Pace(burst=32, gap_s=0.02, seconds=2.5)
 
 
 def client(part: Part) -> None:
