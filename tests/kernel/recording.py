@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forked
 from drive import SERVER, comm, poll
 from lacking import PATIENCE, SLACK
 from tcptrace.lab.namespaces import SIDE_A, SIDE_B, Namespace
@@ -122,6 +123,8 @@ def is_skip(cause: str) -> bool:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command `tcptrace` to its end."""
+    if SLACK > 1:
+        return forked.run(arguments, READ_SECONDS)
     environment = {**os.environ, "NO_COLOR": "1"}
     options: dict[str, Any] = {"check": False, "timeout": READ_SECONDS, "env": environment}
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, **options)
