@@ -214,12 +214,14 @@ static __always_inline void tt_fill_budget(struct tt_socket *s, struct tt_connec
 	r->exchanges = r->pipelined = -1;
 	if (!TT_CONFIG(budget) || b->ready == 2)
 		return;
-	r->exchanges = b->seq + b->lingers;
-	r->pipelined = b->pipelined;
 	if (b->min_sample_ns)
 		r->min_sample_ns = b->min_sample_ns;
-	if (TT_CONFIG(has_ready) && TT_CONFIG(has_read))
-		r->unread_ns = b->unread_ns;
+	if (TT_CONFIG(has_read)) { /* else no turn is seen to end, nor data to be read */
+		r->exchanges = b->seq + b->lingers;
+		r->pipelined = b->pipelined;
+		if (TT_CONFIG(has_ready))
+			r->unread_ns = b->unread_ns;
+	}
 	if (!TT_CONFIG(has_segment) || !TT_CONFIG(has_departure))
 		return;
 	r->held_nagle_ns = b->held_ns[TT_HOLD_NAGLE];

@@ -153,7 +153,7 @@ def _load_best(job: _Job, choice: Choice) -> Best:
         if not best[1].lost:
             break
     if best is None:
-        raise HostError(f"{failure} (the whole log is in {_write_log(failure.log)})")
+        raise HostError(f"{failure}{_where(failure.log)}")
     return best
 
 
@@ -263,15 +263,21 @@ def _culprit(log: list[str]) -> str | None:
 
 def _verdict(error: libbpf.BpfError) -> str:
     """The verifier's: the last line before its statistics; without one, the kernel's error."""
-    words = [
-        line.strip()
-        for line in error.log
-        if line.strip() and not line.startswith(("libbpf:", "processed", "--"))
-    ]
+    words = _verifiers(error.log)
     return words[-1] if words else os.strerror(error.errno)
 
 
-def _write_log(log: list[str]) -> str:
+def _verifiers(log: list[str]) -> list[str]:
+    """What the verifier said, without its statistics."""
+    return [
+        line.strip() for line in log if line.strip() and not line.startswith(("libbpf:", "processed", "--"))
+    ]
+
+
+def _where(log: list[str]) -> str:
+    """Where the verifier's whole log is, if it had anything to say."""
+    if not _verifiers(log):
+        return ""
     with tempfile.NamedTemporaryFile("w", prefix="tcptrace-verifier-", suffix=".log", delete=False) as file:
         file.write("\n".join(log) + "\n")
-    return file.name
+    return f" (the whole log is in {file.name})"

@@ -6,9 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from drive import Background
+from recording import Row
 from tcptrace.acquire.filters import Filters
 from tcptrace.acquire.recorder import Options, Recorder
+from tcptrace.analysis.connections import connections
+from tcptrace.analysis.exchanges import exchanges
 from tcptrace.lab.namespaces import Namespace
+from tcptrace.trace import reader
+
+Ends = dict[tuple[int, str], list[Row]]
+"""Turns by server port (the lower one) and side, in order."""
 
 
 class Recorded(Background):
@@ -39,3 +46,14 @@ class Recorded(Background):
     def work(self) -> None:
         while not self.stopping.wait(0.05):
             self._recorder.poll()
+
+
+def turns_of_ports(path: Path) -> Ends:
+    """The exchanges of a trace in which each server port has one connection."""
+    trace = reader.read(path)
+    table = connections(trace)
+    ports = {row["connection_id"]: min(row["local_port"], row["remote_port"]) for row in table.to_pylist()}
+    found: Ends = {}
+    for row in sorted(exchanges(trace, table).to_pylist(), key=lambda row: int(row["seq"])):
+        found.setdefault((ports[row["connection_id"]], row["side"]), []).append(row)
+    return found

@@ -18,16 +18,13 @@ import pytest
 from budget_rows import HOLDS
 from conftest import require, why_no_lab, why_no_recording
 from drive import SERVER, pair_of, receive
-from inside import Recorded
+from inside import Ends, Recorded, turns_of_ports
 from recording import Row
 from tcptrace.acquire.providers import NONE
-from tcptrace.analysis.connections import connections
-from tcptrace.analysis.exchanges import exchanges
 from tcptrace.analysis.stages import STAGES, UNATTRIBUTED
 from tcptrace.lab import namespaces
 from tcptrace.lab.faults import Drop
 from tcptrace.lab.link import Link
-from tcptrace.trace import reader
 from turns import MS, Times, punctual, without_jitter
 
 TURNS, LOST = 8, 5
@@ -82,10 +79,6 @@ def holding_turn(client: socket.socket, server: socket.socket) -> None:
     assert len(receive(client, 200)) == 200
 
 
-Ends = dict[tuple[int, str], list[Row]]
-"""The turns by server port and side, in order."""
-
-
 def recorded_turns(link: Link, path: Path, without: str = "") -> Ends:
     """Take the turns, with a recording that lacks a fact."""
     providers = {without: NONE} if without else {}
@@ -99,13 +92,7 @@ def recorded_turns(link: Link, path: Path, without: str = "") -> Ends:
             client, server = map(stack.enter_context, pair_of(link.a, link.b, port=HOLDING))
             for _ in range(TURNS):
                 holding_turn(client, server)
-    trace = reader.read(path)
-    table = connections(trace)
-    ports = {row["connection_id"]: min(row["local_port"], row["remote_port"]) for row in table.to_pylist()}
-    found: Ends = {}
-    for row in sorted(exchanges(trace, table).to_pylist(), key=lambda row: int(row["seq"])):
-        found.setdefault((ports[row["connection_id"]], row["side"]), []).append(row)
-    return found
+    return turns_of_ports(path)
 
 
 def sums(rows: list[Row], names: set[str]) -> Times:

@@ -16,7 +16,7 @@ import pytest
 
 from conftest import require
 from drive import SERVER, ack_at_once, agreed, connect, linger_zero, listen, receive, wait_closed
-from objects import compile_object, lifecycle_source
+from objects import refused_object
 from recording import Row, expect, finished, only, run
 from tcptrace import resources
 from tcptrace.acquire import kernel as kernels
@@ -45,15 +45,8 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
     require(shutil.which("clang") is not None, "no clang: apt install clang")
 
     def make(*programs: str, only_with_hash: bool = False) -> None:
-        text = lifecycle_source()
-        for program in programs:
-            head = f"TT_TRACEPOINT({program})\n{{"
-            # a read beside the pointer that the tracepoint gives
-            fault = "*(volatile long *)(TT_ARG(0, long) + 1)"
-            condition = f"TT_CONFIG(use_hash) && {fault}" if only_with_hash else fault
-            assert head in text
-            text = text.replace(head, f"{head}\n\tif ({condition})\n\t\treturn 0;")
-        object_ = compile_object(text, tmp_path)
+        condition = "TT_CONFIG(use_hash)" if only_with_hash else "1"
+        object_ = refused_object(tmp_path, *programs, condition=condition)
         monkeypatch.setattr(resources, "bpf_object", lambda name: object_)
 
     return make
