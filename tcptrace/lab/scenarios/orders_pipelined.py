@@ -105,8 +105,8 @@ SCENARIO = Scenario(
     teaches="Who does not wait for each confirmation pays the round trip once for several orders: with four "
     "in flight one is done every 0.2 ms, at 0.5 ms there and back (port 7001). Such a connection has hardly "
     "a turn: its rows say pipelined, and what there is to know is under Streams in its report: how long data "
-    "was held, and how long it lay unread. Nagle holds orders here, too, until the one before is acknowledged "
-    "(port 7002): held_nagle_ns. Set TCP_NODELAY.",
+    "was held, and how long it lay unread. Nagle holds orders here, too, until the one before is "
+    "acknowledged (port 7002): held_nagle_ns. Set TCP_NODELAY.",
     topology=Topology(delay_ns=DELAY_NS),
     ports=len(PORTS),
     server=server,
