@@ -40,7 +40,8 @@ class Image:
             self._dependencies = _dependencies((self.modules / "modules.dep").read_text())
             self._builtin = {_name(line) for line in (self.modules / "modules.builtin").read_text().split()}
         except (StopIteration, IndexError, OSError) as error:
-            raise MatrixError(f"{root} is no unpacked kernel with modules: {str(error) or 'nothing found'}") from None
+            why = str(error) or "nothing found"
+            raise MatrixError(f"{root} is no unpacked kernel with modules: {why}") from None
         self.release = self.modules.name
 
     def load_order(self, names: Sequence[str]) -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
+import fcntl
 import os
 import shlex
 import shutil
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ step() {
 	name=$1 limit=$2
 	shift 2
 	begin=$(seconds)
-	timeout -k 5 "$limit" sh -c "$*"
+	# An interrupted pytest still says what failed.
+	timeout -s INT -k 60 "$limit" sh -c "exec $*"
 	echo "$name $? $(echo "$(seconds) $begin" | awk '{print $1 - $2}')"
 }
 """
@@ -106,13 +108,16 @@ class Matrix:
         """Fetch, boot and run one kernel; never raises for what is wrong with it."""
         begin = time.monotonic()
         panics = 0
+        facts: tuple[dict[str, Any], ...] = ()
         try:
             image = matrix_packages.fetch(kernel, lambda text: self.say(kernel, text))
-            for panics in range(PANICS + 1):
-                reported, problem, code = self._guest(kernel, image)
-                if code != guest.PANICKED or panics == PANICS:
-                    break
-                self.say(kernel, f"{problem}\nonce more: emulated kernels panic now and then")
+            with self._alone(kernel):
+                for panics in range(PANICS + 1):
+                    reported, problem, code = self._guest(kernel, image)
+                    if code != guest.PANICKED or panics == PANICS:
+                        break
+                    self.say(kernel, f"{problem}\nonce more: emulated kernels panic now and then")
+                facts = hooks(RESULTS / kernel.name)
         except (MatrixError, OSError) as error:
             reported, problem = Reported(), str(error)
         if problem:
@@ -122,10 +127,22 @@ class Matrix:
             reported.release,
             time.monotonic() - begin,
             tuple(reported.steps),
-            hooks(RESULTS / kernel.name),
+            facts,
             problem,
             panics,
         )
+
+    @contextlib.contextmanager
+    def _alone(self, kernel: Kernel) -> Iterator[None]:
+        """No other run uses this kernel's directory of results meanwhile."""
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        with (RESULTS / f"{kernel.name}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self.say(kernel, "waiting for another run of this kernel to end")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _guest(self, kernel: Kernel, image: Path) -> tuple[Reported, str, int]:
         directory = RESULTS / kernel.name
