@@ -50,7 +50,7 @@ RECORD = np.dtype(
 """One packet; see :data:`tcptrace.lab.relay.RECORD`."""
 
 DEVICE = "link0"
-READY_SECONDS = 10.0
+READY_SECONDS = 60.0
 
 Log = npt.NDArray[np.void]
 
