@@ -48,6 +48,15 @@ def test_sockets_made_inside_reach_the_other_side(wired: tuple[Namespace, Namesp
             assert client.recv(5) == b"hello"
 
 
+def test_each_address_is_its_own_ends_as_soon_as_there_is_a_link() -> None:
+    for _ in range(3):
+        with namespaces.pair() as ends:
+            for space, side in zip(ends, (SIDE_A, SIDE_B), strict=True):
+                for address in (side.ipv4, side.ipv6):
+                    routes = space.check(["ip", "route", "get", address]).stdout
+                    assert routes.startswith("local "), (address, routes)
+
+
 def test_each_namespace_has_its_own_sysctls(wired: tuple[Namespace, Namespace]) -> None:
     a, b = wired
     before = b.sysctl("net.ipv4.tcp_syn_retries")
