@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tcptrace.errors import HostError, TcptraceError
 from tcptrace.lab import packets
-from tcptrace.lab.checks import Check, each, same
+from tcptrace.lab.checks import Check, each, fold, same
 from tcptrace.lab.part import Part, timed
 from tcptrace.lab.rows import Row, Rows, column
 from tcptrace.lab.scenario import Truth
@@ -220,15 +220,16 @@ def checks(truth: Truth, rows: Rows, port: int, way: str, chosen: slice = slice(
     yield each(
         f"{way}: waiting for the server in the handshake",
         truth[f"waited_{port}_ns"][chosen],
-        [sum(column(own[:-1], "total_ns")) for own in turns],
+        [fold(sum, column(own[:-1], "total_ns")) for own in turns],
         relative=0.02,
         absolute_ns=200_000,
     )
+    # A packet that waits at the device until a busy host lets the relay read it is not in the log yet.
     yield each(
         f"{way}: network in all turns, of what the link took",
         truth[f"link_{port}_ns"][chosen],
-        [sum(column(own, "network_ns")) for own in turns],
-        relative=0.02,
+        [fold(sum, column(own, "network_ns")) for own in turns],
+        relative=0.05,
         absolute_ns=500_000,
     )
     yield each(

@@ -11,7 +11,7 @@ from tcptrace.lab.rows import Rows
 from tcptrace.lab.scenario import FIRST_PORT, Scenario, Topology, Truth
 from tcptrace.lab.witness import Witness
 
-CONNECTIONS = 5
+CONNECTIONS = 8
 
 
 def server(part: Part) -> None:
