@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from tcptrace.lab.checks import Check, each, same
-from tcptrace.lab.part import Part, drain, receive
+from tcptrace.lab.part import Part, drain, punctual, receive
 from tcptrace.lab.rows import Role, Rows, column, common
 from tcptrace.lab.scenario import Scenario, Topology, Truth
 from tcptrace.lab.sockets import ack_at_once
@@ -40,6 +40,8 @@ def play_end(part: Part, connection: socket.socket, port: int, opened_ns: int) -
 
 
 def server(part: Part) -> None:
+    punctual()
+
     def answer(connection: socket.socket) -> None:
         opened_ns = time.monotonic_ns()
         connection.sendall(receive(connection, 1))
@@ -53,6 +55,7 @@ def server(part: Part) -> None:
 
 
 def client(part: Part) -> None:
+    punctual()
     for port in part.ports:
         for _ in range(ROUNDS):
             one = part.connect(port)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tcptrace.errors import TcptraceError
 from tcptrace.lab import packets
 from tcptrace.lab.checks import Check, each, same
-from tcptrace.lab.part import Part, receive
+from tcptrace.lab.part import Part, punctual, receive
 from tcptrace.lab.rows import Role, Row, Rows, column, common
 from tcptrace.lab.scenario import Scenario, Topology, Truth
 from tcptrace.lab.sockets import ack_at_once, forget, linger_zero, until
@@ -123,6 +123,7 @@ CAUSES = {
 
 
 def server(part: Part) -> None:
+    punctual()
     with contextlib.ExitStack() as stack:
         listeners = {port: stack.enter_context(part.listen(port)) for port in ACCEPTED}
         part.ready()
@@ -146,6 +147,7 @@ def server(part: Part) -> None:
 
 
 def client(part: Part) -> None:
+    punctual()
     for _ in range(ROUNDS):
         try:
             part.connect(CLOSED).close()
@@ -181,6 +183,12 @@ def truth(witness: Witness) -> Truth:
             found[f"client_open_{port}_ns"] = [lived_ns(flow, packets.OUT) for flow in flows]
             if port != FORGOTTEN:  # the wire does not tell when a host forgets
                 found[f"server_open_{port}_ns"] = [lived_ns(flow, packets.BACK) for flow in flows]
+            if port == LATE:
+                came = [
+                    [packets.of_kind(flow, kind, packets.OUT)["left_ns"] for kind in ("fin", "rst")]
+                    for flow in flows
+                ]
+                found[f"server_close_wait_{port}_ns"] = [int(reset[0] - fin[0]) for fin, reset in came]
     # Not by port: a namespace counts for all of them.
     found["resets"] = kernel_sum([witness.client, witness.server], "TcpOutRsts")
     found["unread"] = kernel_sum([witness.client, witness.server], "TcpExtTCPAbortOnClose")
