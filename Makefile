@@ -24,7 +24,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)" PYTHONDONTWR
 # Kept apart, so that the demonstration does not wait for a browser to be installed.
 PACKAGES := python3-venv clang llvm gcc libc6-dev libbpf-dev libbpf1 bpftool iproute2
 TEST_PACKAGES := tcpdump tshark chromium fonts-dejavu-core clang-format \
-	shellcheck libbpf-tools bpfcc-tools linux-headers-amd64 nginx-light nghttp2-client openssl postgresql
+	shellcheck libbpf-tools bpfcc-tools linux-headers-amd64 nginx-light nghttp2-client openssl iptables postgresql
 MATRIX_PACKAGES := qemu-system-x86 busybox-static kmod
 
 Q := $(if $(V),,@)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tcptrace.cli import CONTEXT
 from tcptrace.cli.common import json_option, print_json
 from tcptrace.errors import EXIT_OK, TcptraceError, UsageError
 from tcptrace.output.escape import visible
+
+_WIDTH = 100
 
 
 @click.group("lab", context_settings=CONTEXT)
@@ -114,7 +117,8 @@ def run(name: str, directory: Path, role: str | None, peer: str | None, force: b
         if file.exists() and not force:
             raise TcptraceError(f"{file} exists: give another directory with -o, or --force to replace it")
     directory.mkdir(parents=True, exist_ok=True)
-    _say(f"{chosen.title}\n\n{chosen.teaches}\n\nBetween client and server: {chosen.topology.words()}.\n")
+    lesson = textwrap.fill(chosen.teaches, _WIDTH)
+    _say(f"{chosen.title}\n\n{lesson}\n\nBetween client and server: {chosen.topology.words()}.\n")
     if role is None:
         return _here(name, *files)
     from tcptrace.lab.play import one_part

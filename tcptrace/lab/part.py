@@ -48,6 +48,11 @@ class Setting:
     wait_s: float = LIMIT_SECONDS
     """How long to wait for the other part to come."""
 
+    @property
+    def life_s(self) -> int:
+        """How long a part may play before it is ended."""
+        return int(LIFE_SECONDS * max(1.0, self.slack / 5))
+
     def as_json(self) -> str:
         return json.dumps(asdict(self))
 
@@ -64,6 +69,7 @@ class Part:
         self.ports = ports
         self.limit_s = LIMIT_SECONDS * max(1.0, setting.slack / 2)
         """For everything that must not take for ever: time-outs of sockets, waits."""
+        self.life_s = setting.life_s
         self.notes: dict[str, Any] = {}
         self._link = link
 
@@ -85,7 +91,7 @@ class Part:
 
     def until_done(self) -> None:
         """The server's: the client's part is over. Words that nobody waited for are an error."""
-        self._link.hear("done", LIFE_SECONDS)
+        self._link.hear("done", self.life_s)
 
     def listen(self, port: int, backlog: int = 128) -> socket.socket:
         """A listener on a port, for IPv4 and IPv6."""
@@ -122,7 +128,7 @@ class Part:
 
         def one(connection: socket.socket) -> None:
             with connection, contextlib.suppress(ConnectionError):
-                connection.settimeout(LIFE_SECONDS)
+                connection.settimeout(self.life_s)
                 answer(connection)
 
         def accept() -> None:
@@ -233,11 +239,12 @@ def _settle(ports: list[int], seconds: float) -> None:
 
 def main(arguments: list[str]) -> int:
     """NAME server|client SETTING."""
-    name, role, setting = arguments
+    name, role, words = arguments
+    setting = Setting(**json.loads(words))
     ctypes.CDLL(None).prctl(PR_SET_NAME, f"lab-{role}".encode(), 0, 0, 0)
-    signal.alarm(LIFE_SECONDS)
+    signal.alarm(setting.life_s)
     try:
-        notes = play(scenario(name), role, Setting(**json.loads(setting)))
+        notes = play(scenario(name), role, setting)
     except (TcptraceError, OSError) as error:
         print(f"{name}, {role}: {error}", file=sys.stderr)
         return EXIT_HOST if isinstance(error, HostError) else EXIT_FAILURE

@@ -16,7 +16,7 @@ from typing import Any
 from tcptrace.errors import EXIT_HOST, HostError, TcptraceError
 from tcptrace.lab import namespaces
 from tcptrace.lab.namespaces import Namespace
-from tcptrace.lab.part import LIFE_SECONDS, Setting
+from tcptrace.lab.part import Setting
 from tcptrace.lab.recording import recording
 from tcptrace.lab.scenario import FIRST_PORT, Scenario, Truth
 from tcptrace.lab.stage import Stage, stage
@@ -80,7 +80,7 @@ def one_part(
             _words(chosen, role, setting), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         try:
-            noted = _finish(child, role)
+            noted = _finish(child, role, setting)
         finally:
             namespaces.stop(child)
     if truth_file:
@@ -108,16 +108,18 @@ def _words(chosen: Scenario, role: str, setting: Setting) -> list[str]:
 
 def _both_parts(chosen: Scenario, where: Stage, control: str, slack: float) -> dict[str, Notes]:
     """Start the server's part, then the client's, and wait for both."""
-    server = _start(chosen, "server", where.b, Setting(control, where.client.ipv4, where.client.ipv6, slack))
+    server_sees = Setting(control, where.client.ipv4, where.client.ipv6, slack)
+    client_sees = Setting(control, where.server.ipv4, where.server.ipv6, slack)
+    server = _start(chosen, "server", where.b, server_sees)
     assert server.stdout
     limit = START_SECONDS * max(1.0, slack)
     if not select.select([server.stdout], [], [], limit)[0] or server.stdout.readline() != "listening\n":
         server.kill()
-        _finish(server, "server")
+        _finish(server, "server", server_sees)
         raise TcptraceError(f"the server's part did not start within {limit:g} s")
-    client = _start(chosen, "client", where.a, Setting(control, where.server.ipv4, where.server.ipv6, slack))
-    noted = _finish(client, "client")
-    _finish(server, "server")
+    client = _start(chosen, "client", where.a, client_sees)
+    noted = _finish(client, "client", client_sees)
+    _finish(server, "server", server_sees)
     return {role: Notes(role, values) for role, values in noted.items()}
 
 
@@ -132,12 +134,12 @@ def _start(chosen: Scenario, role: str, space: Namespace, setting: Setting) -> s
     )
 
 
-def _finish(child: subprocess.Popen[str], role: str) -> dict[str, Any]:
+def _finish(child: subprocess.Popen[str], role: str, setting: Setting) -> dict[str, Any]:
     """Wait for a part's end. Returns what it printed; raises with its last words when it failed."""
     try:
-        output, errors = child.communicate(timeout=LIFE_SECONDS)
+        output, errors = child.communicate(timeout=setting.life_s)
     except subprocess.TimeoutExpired:
-        raise TcptraceError(f"the {role}'s part did not end within {LIFE_SECONDS} s") from None
+        raise TcptraceError(f"the {role}'s part did not end within {setting.life_s} s") from None
     if child.returncode:
         lines = (errors or "").strip().splitlines()
         last = lines[-1] if lines else f"the {role}'s part failed with {child.returncode}"

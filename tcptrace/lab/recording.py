@@ -13,7 +13,7 @@ from tcptrace.errors import EXIT_HOST, EXIT_INCOMPLETE, EXIT_OK, HostError, Tcpt
 from tcptrace.lab import namespaces
 
 TCPTRACE = [sys.executable, "-m", "tcptrace"]
-LIFE_SECONDS = 600
+LIFE_SECONDS = 1800
 """It ends by itself after so long, whatever became of us."""
 LIMIT_SECONDS = 120.0
 """For everything to be written out, at the very worst."""

@@ -16,6 +16,7 @@ from tcptrace.errors import HostError, TcptraceError
 from tcptrace.lab import namespaces
 from tcptrace.lab.link import Link
 from tcptrace.lab.namespaces import SIDE_A, SIDE_B, Addresses, Namespace
+from tcptrace.lab.recording import LIFE_SECONDS
 from tcptrace.lab.scenario import Topology
 
 DEVICE = "veth0"
@@ -62,6 +63,7 @@ def stage(topology: Topology) -> Iterator[Stage]:
             flow_delays_ns=topology.flow_delays_ns,
             drops=topology.drops,
             lates=topology.lates,
+            life_s=LIFE_SECONDS,
         )
         with link:
             # A network does not wait for a CPU of the hosts that it connects.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcptrace.errors import TcptraceError
@@ -65,6 +65,7 @@ def test_words_are_heard_in_the_order_in_which_they_were_told(ends: tuple[Contro
     assert one.hear("hello", LIMIT) == {"from": "other"}
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_values_arrive_as_they_are(value: Any) -> None:
     assert heard(line("it", value), "it") == [value]
@@ -109,11 +110,13 @@ def test_leaving_ends_the_own_wait_as_well(ends: tuple[Control, Control]) -> Non
         ends[0].hear("ready", LIMIT)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_words_end_the_conversation(garbage: bytes) -> None:
     assert heard(line("ready", 7) + garbage + b"\n" + line("late"), "ready", "late") == [7, GONE]
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_json_that_is_no_word_ends_the_conversation(said: Any) -> None:
     if not (isinstance(said, dict) and {"word", "value"} <= set(said)):

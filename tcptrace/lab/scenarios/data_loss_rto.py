@@ -14,9 +14,7 @@ from tcptrace.lab.witness import Witness
 
 CASES = {
     7001: Case("request", "rto", {"TcpRetransSegs": 1, "TcpExtTCPTimeouts": 1}, lost=(1,)),
-    7002: Case(
-        "request and its repeat", "rto", {"TcpRetransSegs": 2, "TcpExtTCPTimeouts": 2}, lost=(1, 2)
-    ),
+    7002: Case("request and its repeat", "rto", {"TcpRetransSegs": 2, "TcpExtTCPTimeouts": 2}, lost=(1, 2)),
 }
 
 
