@@ -179,6 +179,8 @@ def play(chosen: Scenario, role: str, setting: Setting) -> dict[str, Any]:
     Raises:
         TcptraceError: it failed, or the other part did.
     """
+    if chosen.private and not setting.control.startswith("unix:"):
+        raise TcptraceError(f"{chosen.name} is played in namespaces of the lab alone")
     ports = [FIRST_PORT + number for number in range(chosen.ports)]
     listener = control.listen(setting.control) if role == "server" else None
     wait_s = setting.wait_s * max(1.0, setting.slack / 2)
