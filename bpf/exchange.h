@@ -156,6 +156,8 @@ static __always_inline void tt_exchange_begin(struct tt_exchange *one, struct tt
 	one->kind = TT_KIND_EXCHANGE;
 	one->side = side;
 	one->flags = b->flags | b->read_flags;
+	if (TT_CONFIG(before_queue))
+		one->flags |= TT_EXCHANGE_BEFORE_QUEUE;
 	one->pad0 = 0;
 	one->seq = b->seq++;
 	one->connection_id = s->connection_id;

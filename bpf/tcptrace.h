@@ -44,6 +44,8 @@ enum tt_exchange_flag {
 	TT_EXCHANGE_FAST = 8,
 	TT_EXCHANGE_TLP = 16,
 	TT_EXCHANGE_SMALL_QUEUE = 32, /* part of pacing_ns was TCP small queues or autocorking */
+	TT_EXCHANGE_BEFORE_QUEUE =
+		64, /* departures were seen before the queueing discipline only */
 };
 
 enum tt_role {
@@ -290,7 +292,8 @@ struct tt_config {
 	__u8 has_read_end;   /* and when it returns */
 	__u8 has_retransmit; /* data retransmissions show */
 	__u8 has_run_delay;  /* a task knows how long it has waited for a CPU */
-	__u8 pad0[2];
+	__u8 before_queue;   /* departures show before the queueing discipline only */
+	__u8 pad0[1];
 	__u64 drop_reasons[4]; /* bit n: drops with reason n are recorded */
 };
 

@@ -58,6 +58,7 @@ def configuration(
     config["has_page_end"] = any(program.endswith("_tcp_sendpage") for program in choice.programs())
     config["write_called"] = "write entered" in used and used["write entered"].kind != "tp_btf"
     config["end_called"] = "write returned" in used and used["write returned"].kind != "tp_btf"
+    config["before_queue"] = "net_dev_queue" in choice.programs()
     for name in filters:
         wanted = name.removeprefix("wanted_")
         config["filter_" + (wanted if wanted == "netns" else wanted.removesuffix("s"))] = 1

@@ -159,6 +159,9 @@ def _split(turns: Turns, rtt: RoundTrips, partner: Ints, count: Ints) -> _Split:
     travel = np.where(count > wire.values // np.maximum(least, 1), wire.values, count * least)
     peer = np.where(exact, np.minimum(residence.values, wire.values), wire.values - travel)
     known = exact | (wire.known & rtt.least.known)
+    # departures that were seen too early leave the wait in the queueing discipline to the network
+    early_departure = (turns["flags"].values | at(turns["flags"], partner).values) & ExchangeFlag.BEFORE_QUEUE
+    exact &= early_departure == 0
     return _Split(
         loss=loss,
         network=Nullable(wire.values - peer, known),

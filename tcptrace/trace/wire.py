@@ -44,6 +44,7 @@ class ExchangeFlag(IntEnum):
     FAST = 8
     TLP = 16
     SMALL_QUEUE = 32
+    BEFORE_QUEUE = 64
 
 
 class Role(IntEnum):
@@ -274,7 +275,8 @@ CONFIG = _record(
     ("has_read_end", "u1", 27),
     ("has_retransmit", "u1", 28),
     ("has_run_delay", "u1", 29),
-    ("pad0", "V2", 30),
+    ("before_queue", "u1", 30),
+    ("pad0", "V1", 31),
     ("drop_reasons", ("<u8", 4), 32),
 )
 

@@ -118,11 +118,14 @@ def holding_turn(client: socket.socket, server: socket.socket, clock: Clock) -> 
     client.sendall(bytes(50))
     client.sendall(bytes(50))
     written = time.monotonic_ns()
-    assert len(receive(server, 100)) == 100
+    assert len(receive(server, 50)) == 50
+    half = time.monotonic_ns()
+    assert len(receive(server, 50)) == 50
     got = time.monotonic_ns()
     server.sendall(bytes(200))
     assert len(receive(client, 200)) == 200
     clock.add("client", written, got, "nagle_ns")
+    clock.add("server", half, got, "transfer_ns")
     clock.add("client", first, time.monotonic_ns(), "total_ns")
 
 

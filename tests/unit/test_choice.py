@@ -305,18 +305,28 @@ def flags(monkeypatch: pytest.MonkeyPatch) -> Flags:
         import numpy as np
 
         config = np.frombuffer(configuration(choice, {}, [], {}, True), wire.CONFIG)[0]
-        names = [name for name in wire.CONFIG.names or () if name.startswith("has_") or "called" in name]
+        names = [
+            name
+            for name in wire.CONFIG.names or ()
+            if name.startswith("has_") or "called" in name or name == "before_queue"
+        ]
         return {name: int(config[name]) for name in names}
 
     return told
 
 
 def test_the_programs_know_how_writes_show(flags: Flags) -> None:
-    none = {"has_page_end": 0, "write_called": 0, "end_called": 0}
+    none = {"before_queue": 0, "has_page_end": 0, "write_called": 0, "end_called": 0}
     every = dict.fromkeys(flags(choose(Kernel())), 1)
-    cookie = {"has_cookie": 0}  # a matter of the object's variant
+    cookie = {"has_cookie": 0, "before_queue": 0}  # the former is a matter of the object's variant
     assert flags(choose(Kernel(*SENDPAGE))) == every | cookie | none
     assert flags(choose(Kernel(*NEWER))) == every | cookie
     assert flags(choose(Kernel(*NEWER, *SENDPAGE))) == every | cookie | {"has_page_end": 0}
     left_out = flags(choose(Kernel(*SENDPAGE), "write returned=none"))
     assert left_out == every | cookie | none | {"has_write_end": 0}
+
+
+def test_the_programs_know_when_departures_are_estimated(flags: Flags) -> None:
+    assert not flags(choose(Kernel()))["before_queue"]
+    estimated = flags(choose(Kernel(), "left for the device=tp_btf/net_dev_queue"))
+    assert estimated["before_queue"] and estimated["has_departure"]
