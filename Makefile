@@ -53,8 +53,10 @@ test: setup-test ## all tests; those of the kernel run as root
 	$(Q)$(BIN)/python -m pytest tests/unit
 	$(Q)TCPTRACE_REQUIRE_KERNEL=1 $(ROOT) $(BIN)/python -m pytest -p no:cacheprovider tests/kernel
 
+# Guests are slow: byte code of modules, and of tests as pytest rewrites them, is made before.
 matrix: setup .venv/.setup-test $(BUILD)/.packages-matrix ## under other kernels: all, KERNELS="6.1 6.12"; FAST=1: a few tests
 	$(Q)$(BIN)/python -m compileall -q tcptrace tests/kernel
+	$(Q)PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -p no:cacheprovider --collect-only -m matrix tests/kernel >/dev/null
 	$(Q)$(ROOT) $(BIN)/python vagrant/matrix.py $(if $(FAST),--fast) $(KERNELS)
 
 bench: setup-test ## what recording costs, in pairs with and without; ARGS=--help for more
