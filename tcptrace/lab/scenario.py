@@ -44,6 +44,9 @@ class Topology:
     lates: tuple[Late, ...] = ()
     relay: bool = False
     """The truth needs the relay's log of packets, also where a plain delay would do."""
+    logged: bool = False
+    """The truth is better with the relay's log: between namespaces the relay carries the packets, although
+    the scenario can do without, between machines."""
 
     @property
     def scripted(self) -> bool:

@@ -45,7 +45,7 @@ def stage(topology: Topology) -> Iterator[Stage]:
         TcptraceError: the kernel refuses something else.
     """
     with namespaces.pair(wired=False) as (a, b):
-        if not topology.scripted:
+        if not (topology.scripted or topology.logged):
             namespaces.join(a, b, device=DEVICE)
             if not topology.delay_ns:
                 yield Stage(a, b, "veth", None)

@@ -117,7 +117,7 @@ SCENARIO = Scenario(
     "and up to 40 ms when the ACK of its FIN is delayed) and FIN_WAIT2 to TIME_WAIT, which keeps the pair of "
     "ports for 60 s. The other end is in CLOSE_WAIT until its application closes, too: close_wait_ns is that "
     "application's time, never the network's; last_ack_ns is a round trip again.",
-    topology=Topology(delay_ns=DELAY_NS),
+    topology=Topology(delay_ns=DELAY_NS, logged=True),
     ports=len(PORTS),
     server=server,
     client=client,

@@ -115,7 +115,7 @@ SCENARIO = Scenario(
     "FIN_WAIT2 while the server, in CLOSE_WAIT, thinks and sends. Both times are the server application's. "
     "Here that is meant; a client that calls close() instead forgets the connection after "
     "net.ipv4.tcp_fin_timeout, and resets it when data comes.",
-    topology=Topology(delay_ns=DELAY_NS),
+    topology=Topology(delay_ns=DELAY_NS, logged=True),
     server=server,
     client=client,
     truth=truth,

@@ -245,7 +245,7 @@ SCENARIO = Scenario(
     "unread data, a listener that closes before accept()), reset_received at the other. When a reset comes "
     "from where no connection is any more (data after the close, a host that restarted), the sender has "
     "no row with reset_sent: it is an event, a reset without a connection.",
-    topology=Topology(delay_ns=DELAY_NS),
+    topology=Topology(delay_ns=DELAY_NS, logged=True),
     ports=len(PORTS),
     server=server,
     client=client,
