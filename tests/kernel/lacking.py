@@ -25,6 +25,11 @@ PATIENCE = min(SLACK, 6.0)
 """Factor for limits after which a test gives up waiting: they are generous already."""
 
 
+def may_lack(capability: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this kernel may be without it, as a guest's environment says."""
+    return capability in (word.strip() for word in environment.get(MAY_LACK, "").split(","))
+
+
 def why_it_fails(
     reason: str, lacking: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> str | None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import forked
 from drive import SERVER, comm, poll
-from lacking import PATIENCE, SLACK
+from lacking import PATIENCE, SLACK, may_lack
 from tcptrace.lab.namespaces import SIDE_A, SIDE_B, Namespace
 
 Row = dict[str, Any]
@@ -173,6 +173,8 @@ KNOWN = _Known()
 UNCHECKED = _Unchecked()
 POSITIVE = Between(1, 2**63)
 ISN = Between(0, 2**32 - 1)
+COOKIE = UNCHECKED if may_lack("socket-cookie") else POSITIVE
+"""Without the helper a socket has one when something else has asked for it."""
 
 
 class Stopwatch:
@@ -246,7 +248,7 @@ def finished(space: Namespace, role: str, **known: Any) -> dict[str, Any]:
     active = role == "active"
     return {
         "connection_id": POSITIVE,
-        "cookie": POSITIVE,
+        "cookie": COOKIE,
         "netns": space.inode,
         "family": "ipv4",
         "v4_mapped": False,

@@ -47,3 +47,8 @@ def test_an_empty_list_permits_nothing() -> None:
 def test_a_skip_that_names_no_capability_is_unexpected_in_a_guest() -> None:
     assert lacking.is_unexpected("no SCTP in this kernel", GUEST)
     assert not lacking.is_unexpected(f"{lacking.PERMITTED}fentry: it is not there", GUEST)
+
+
+def test_a_capability_may_be_missing_only_where_it_is_listed() -> None:
+    assert lacking.may_lack("fentry", GUEST) and lacking.may_lack("tp:sk_data_ready", GUEST)
+    assert not lacking.may_lack("kprobe", GUEST) and not lacking.may_lack("fentry", {})
