@@ -181,6 +181,8 @@ def verify(names: tuple[str, ...], fast: bool, slack: int, as_json: bool) -> int
     for outcome in verify(chosen, slack):
         outcomes.append(outcome)
         lost = f", {outcome.lost} records lost" if outcome.lost else ""
+        if outcome.lost_before:
+            lost += f"; played again, the first run lost {outcome.lost_before} records"
         _say(f"{outcome.name}: {outcome.verdict} ({outcome.seconds:.1f} s{lost})")
     if as_json:
         print_json([outcome.as_json(slack) for outcome in outcomes])

@@ -129,6 +129,30 @@ def test_json_says_the_same(playing: None) -> None:
     assert told["checks"][1]["truth"] == "fin" and told["checks"][1]["error"] is None
 
 
+def test_broken_run_that_lost_records_is_repeated_once_and_says_so(
+    playing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [2, 0, 3, 1]
+
+    class Lossy:
+        def __init__(self, path: Path) -> None:
+            self.lost = losses.pop(0)
+
+    verdicts = iter([2, 3, 2, 2])
+    once = made("unchecked", checks=lambda truth, rows: [same("rows", 3, next(verdicts))])
+    monkeypatch.setattr(verify, "Rows", Lossy)
+    found, still = verify.verify([once, once])
+    assert (found.verdict, found.lost_before, found.lost) == ("ok", 2, 0)
+    assert (still.verdict, still.lost_before, still.lost) == ("broken", 3, 1)
+    assert losses == [] and verify.exit_code([still]) == 1
+
+
+def test_checks_that_miss_rows_are_a_failure_and_no_traceback(playing: None) -> None:
+    (outcome,) = verify.verify([made("unchecked", checks=lambda truth, rows: [same("first", 1, [][0])])])
+    assert outcome.verdict == "failed" and "IndexError" in outcome.reason
+    assert verify.exit_code([outcome]) == 1
+
+
 # ---- the command ----
 
 
