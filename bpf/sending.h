@@ -260,6 +260,7 @@ static __always_inline int tt_on_departure(struct sk_buff *skb)
 			tt_turn_to_writing(sk, tp, s, b, now);
 			b->write_start = span.start;
 			b->mark_ns = now; /* what was before is not known */
+			b->writes = 1;
 		}
 		tt_hold_at_departure(sk, tp, b, end, span.bytes, now);
 		if (!b->first_departed_ns)

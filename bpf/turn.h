@@ -29,6 +29,9 @@ static __always_inline struct tt_budget *tt_budget_of(struct sock *sk, struct tc
 	b->ready = 1;
 	b->wakeup_ns = -1;
 	b->departed_end = TT_READ(tp, snd_nxt);
+	/* a write that waited for its connection was not seen, and may be on its way to the device */
+	if (TT_CONFIG(write_called) && !(s->flags & TT_FLAG_FIRST_MISSED))
+		b->departed_end = TT_READ(tp, snd_una);
 	b->read_end = TT_READ(tp, copied_seq);
 	if (s->role == TT_ROLE_ACTIVE)
 		b->turns = TT_TURNS_ASKS;
