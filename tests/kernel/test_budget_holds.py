@@ -15,6 +15,7 @@ from asking import Answering, Tuning, ask, closed, connected, nodelay
 from budget import Budget, column, insist_close, insist_on_shares, read_budget
 from budget_rows import other_holds, total
 from drive import SERVER
+from lacking import SLACK
 from ledger import note
 from recording import Row, only
 from scene import MS, MakeLink, Record, Wired
@@ -105,7 +106,6 @@ def flags(rows: list[Row]) -> list[bool | None]:
     return [row["delayed_ack"] for row in rows]
 
 
-@pytest.mark.matrix
 def test_hold_until_the_delayed_ack_is_nagle(wired: Wired, record: Record) -> None:
     recording = record("--port", SERVER)
     held, free = play(wired), play(wired, tuned=[nodelay])
@@ -142,7 +142,7 @@ def test_nothing_is_held(
     assert not any(other_holds(server).values()), other_holds(server)
     assert not any(flags(client)) and not any(flags(server))
     assert {row["writes"] for row in client} == {writes}
-    assert max(played.times) < STALL_NS, "the scene is not the one that this test is about"
+    assert max(played.times) < STALL_NS * SLACK, "the scene is not the one that this test is about"
 
 
 def test_hold_that_switching_nagle_off_ends(wired: Wired, record: Record) -> None:
