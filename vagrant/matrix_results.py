@@ -144,13 +144,18 @@ def _scenarios(directory: Path) -> tuple[str, list[str]]:
     for one in outcomes:
         if one["verdict"] == "ok":
             continue
-        broken = [check["check"] for check in one["checks"] if check["verdict"] != "ok"]
+        broken = [_check(check) for check in one["checks"] if check["verdict"] != "ok"]
         what = "; ".join(broken) or one["reason"] or ""
         problems.append(f"{one['scenario']}: {one['verdict']}{': ' + _first(what) if what else ''}")
     if not outcomes:
         problems.append("no scenario was played")
     words = f"{len(outcomes) - len(problems)} ok"
     return words + (f", {len(problems)} not" if problems else ""), problems
+
+
+def _check(check: dict[str, Any]) -> str:
+    measured, truth = check["measured"], check["truth"]
+    return f"{check['what']}: {measured} of {truth} {check['unit']}, allowed {check['bound']}"
 
 
 def _first(text: str) -> str:

@@ -59,11 +59,15 @@ def test_no_test_at_all_is_not_green(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verdict", ["broken", "failed", "cannot", "no check"])
 def test_a_scenario_that_is_not_ok_is_a_problem(tmp_path: Path, verdict: str) -> None:
-    checks = [{"check": "total", "verdict": "broken"}, {"check": "rows", "verdict": "ok"}]
+    check = {"what": "total", "unit": "ns", "truth": 5, "measured": 9, "bound": "2 %", "verdict": "broken"}
+    checks = [check, {**check, "what": "rows", "verdict": "ok"}]
     outcomes = [scenario("ok"), scenario(verdict, checks=checks)]
     left(tmp_path, "scenarios.json", json.dumps(outcomes))
     step = judge(SCENARIOS, 1, 1.0, tmp_path)
-    assert (step.words, step.problems) == ("1 ok, 1 not", (f"nagle: {verdict}: total",))
+    assert (step.words, step.problems) == (
+        "1 ok, 1 not",
+        (f"nagle: {verdict}: total: 9 of 5 ns, allowed 2 %",),
+    )
 
 
 def test_an_exit_code_that_nothing_explains_is_a_problem(tmp_path: Path) -> None:
