@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 
-from tcptrace.lab.checks import Check, at_least, at_most, close, each, median, same
+from tcptrace.lab.checks import Check, at_least, at_most, close, count, each, median
 from tcptrace.lab.part import Part, receive
 from tcptrace.lab.rows import Rows, column
 from tcptrace.lab.scenario import Scenario, Topology, Truth
@@ -87,7 +87,8 @@ def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
         absolute_ns=500_000,
     )
     told = sum(turn["delayed_ack"] is True for turn in turns)
-    yield same("turns in which a delayed ACK took part", len(stalls), told)
+    # One of eight may be off: a busy host can make a turn late without a delayed ACK.
+    yield count("turns in which a delayed ACK took part", len(stalls), told, relative=0.15)
     for port, cure in CURES.items():
         turns = rows.turns("client", port)
         yield each(
