@@ -9,7 +9,6 @@ import os
 import platform
 import socket
 import struct
-import time
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +53,6 @@ _OFFLOADS = {
     "gro": 0x2B,
 }
 _SIOCETHTOOL = 0x8946
-
-
-def clock_pair() -> tuple[int, int]:
-    """CLOCK_MONOTONIC and CLOCK_REALTIME of one moment, ns; off by at most the shortest of three reads."""
-    best: tuple[int, int, int] | None = None
-    for _ in range(3):
-        before = time.monotonic_ns()
-        wall = time.time_ns()
-        after = time.monotonic_ns()
-        if best is None or after - before < best[0]:
-            best = (after - before, (before + after) // 2, wall)
-    assert best is not None
-    return best[1], best[2]
 
 
 def sysctls() -> dict[str, str]:

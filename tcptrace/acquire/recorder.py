@@ -18,7 +18,7 @@ from tcptrace.acquire.filters import Filters
 from tcptrace.acquire.priority import Priority
 from tcptrace.trace import wire
 from tcptrace.trace.wire import Counter
-from tcptrace.trace.writer import TraceWriter
+from tcptrace.trace.writer import TraceWriter, clock_pair
 
 FORMAT_VERSION = 1
 
@@ -95,7 +95,7 @@ class Recorder:
         self._rings = (self._programs.connections, self._programs.events, self._programs.exchanges)
         self._sampling = 0
         self._writer: TraceWriter | None = None
-        self._started = hostfacts.clock_pair()
+        self._started = clock_pair()
         self._priority = Priority()
         self._next_walk = 0.0
         self._drained = 0
@@ -216,7 +216,7 @@ class Recorder:
         assert self._writer is not None
         self._priority.restore()
         programs = self._programs
-        ended = hostfacts.clock_pair()
+        ended = clock_pair()
         if programs.can_walk:
             self._walk()  # still meets what the kernel has hidden from us since the last walk
             self._drain()
