@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from tcptrace.lab import packets
+from tcptrace.lab import losses, packets
 from tcptrace.lab.checks import OK, Check, alike, at_least, close, each, same
 from tcptrace.lab.link import Log
 from tcptrace.lab.losses import ANSWER, CONNECTIONS, NO_KIND, STRUCK, TURNS, Case, Cases
 from tcptrace.lab.packets import BACK, OUT
 from tcptrace.lab.rows import Row, Rows, chosen, column
-from tcptrace.lab.scenario import Truth
+from tcptrace.lab.scenario import Scenario, Truth
 from tcptrace.lab.witness import Witness
 
 SEEN = CONNECTIONS - 1
@@ -23,6 +24,40 @@ NOTHING = (0, 0, None)
 """loss_recovery_ns, retransmits and retransmit_kind of a turn without loss."""
 RELATIVE, ABSOLUTE_NS = 0.02, 300_000
 """How far off a stage may be."""
+
+
+def scenario(
+    cases: Cases,
+    *,
+    name: str,
+    title: str,
+    teaches: str,
+    delay_ns: int = losses.DELAY_NS,
+    sysctls: Mapping[str, Mapping[str, object]] | None = None,
+    more: Callable[[Truth, Rows, Cases], Iterator[Check]] | None = None,
+    fast: bool = False,
+) -> Scenario:
+    """The scenario of these cases, one port each; `more` are checks besides those that all have."""
+
+    def both(truth: Truth, rows: Rows) -> Iterator[Check]:
+        yield from checks(truth, rows, cases)
+        if more:
+            yield from more(truth, rows, cases)
+
+    return Scenario(
+        name=name,
+        chapter="loss",
+        title=title,
+        teaches=teaches,
+        topology=losses.topology(cases, delay_ns),
+        ports=len(cases),
+        sysctls=sysctls or {},
+        server=partial(losses.server, cases=cases),
+        client=partial(losses.client, cases=cases),
+        truth=partial(truth, cases=cases),
+        checks=both,
+        fast=fast,
+    )
 
 
 def truth(witness: Witness, cases: Cases) -> Truth:

@@ -11,15 +11,16 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tcptrace.errors import HostError, TcptraceError
 from tcptrace.lab import packets
 from tcptrace.lab.checks import Check, each, fold, same
-from tcptrace.lab.part import Part, timed
+from tcptrace.lab.part import Part, punctual, timed
 from tcptrace.lab.rows import Row, Rows, column
-from tcptrace.lab.scenario import Truth
+from tcptrace.lab.scenario import FIRST_PORT, Scenario, Topology, Truth
 from tcptrace.lab.witness import Witness
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 Version = Literal["1.2", "1.3"]
 Result = TypeVar("Result")
 
+DELAY_NS = 10_000_000
+CONNECTIONS = 8
 REQUEST, ANSWER = 300, 1000
 NAME = "tcptrace-lab"
 NOTES = {
@@ -252,3 +255,35 @@ def _all(counts: Sequence[int]) -> int | str | None:
 
 def _of(turns: list[Row], end: Row) -> list[Row]:
     return [turn for turn in turns if turn["connection_id"] == end["connection_id"]]
+
+
+def scenario(version: Version, *, name: str, title: str, teaches: str) -> Scenario:
+    """The scenario of full handshakes of one version."""
+
+    def server(part: Part) -> None:
+        punctual()
+        part.serve(FIRST_PORT, answer(server_context(version)))
+        part.ready()
+        part.until_done()
+
+    def client(part: Part) -> None:
+        punctual()
+        context = client_context(version)
+        for _ in range(CONNECTIONS):
+            ask(part, FIRST_PORT, context)
+
+    def in_full(truth: Truth, rows: Rows) -> Iterator[Check]:
+        yield from checks(truth, rows, FIRST_PORT, f"TLS {version}")
+
+    return Scenario(
+        name=name,
+        chapter="handshake",
+        title=title,
+        teaches=teaches,
+        topology=Topology(delay_ns=DELAY_NS),
+        server=server,
+        client=client,
+        truth=partial(truth, port=FIRST_PORT),
+        checks=in_full,
+        fast=True,
+    )

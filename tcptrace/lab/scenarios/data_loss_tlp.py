@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from tcptrace.lab import losses, losses_checks
-from tcptrace.lab.checks import Check
+from tcptrace.lab import losses_checks
 from tcptrace.lab.losses import Case
-from tcptrace.lab.part import Part
-from tcptrace.lab.rows import Rows
-from tcptrace.lab.scenario import Scenario, Truth
-from tcptrace.lab.witness import Witness
 
 CASES = {
     7001: Case(
@@ -30,37 +23,14 @@ CASES = {
 }
 
 
-def server(part: Part) -> None:
-    losses.server(part, CASES)
-
-
-def client(part: Part) -> None:
-    losses.client(part, CASES)
-
-
-def truth(witness: Witness) -> Truth:
-    """See :func:`tcptrace.lab.losses_checks.truth`."""
-    return losses_checks.truth(witness, CASES)
-
-
-def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
-    yield from losses_checks.checks(truth, rows, CASES)
-
-
-SCENARIO = Scenario(
+SCENARIO = losses_checks.scenario(
+    CASES,
     name="data-loss-tlp",
-    chapter="loss",
     title="The end of a request is lost, and a tail loss probe repeats it",
     teaches="With nothing behind the lost segment no ACK tells of the hole. After two round trips without "
     "any, and 200 ms more where only one segment is out, since its ACK may be delayed, the sender repeats "
     "the last segment as a probe; its ACK tells of other holes. When the probe is lost as well, the time-out "
     "is left. retransmit_kind says tlp, fast+tlp, rto+tlp. On short paths those 200 ms are all of it: small "
     "requests suffer most.",
-    topology=losses.topology(CASES),
-    ports=len(CASES),
-    server=server,
-    client=client,
-    truth=truth,
-    checks=checks,
     fast=True,
 )

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from tcptrace.lab import losses, losses_checks
-from tcptrace.lab.checks import Check
 from tcptrace.lab.losses import Case
-from tcptrace.lab.part import Part
-from tcptrace.lab.rows import Rows
-from tcptrace.lab.scenario import Scenario, Truth
-from tcptrace.lab.witness import Witness
 
 DELAY_NS = 20_000_000
 # tcp_rack_reo_wnd(): a hole is a loss when segments were acknowledged that were sent a quarter of the minimum
@@ -28,38 +21,16 @@ CASES = {
 }
 
 
-def server(part: Part) -> None:
-    losses.server(part, CASES)
-
-
-def client(part: Part) -> None:
-    losses.client(part, CASES)
-
-
-def truth(witness: Witness) -> Truth:
-    """See :func:`tcptrace.lab.losses_checks.truth`."""
-    return losses_checks.truth(witness, CASES)
-
-
-def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
-    yield from losses_checks.checks(truth, rows, CASES)
-
-
-SCENARIO = Scenario(
+SCENARIO = losses_checks.scenario(
+    CASES,
     name="reordering",
-    chapter="loss",
     title="A segment is overtaken by two others, and by six",
     teaches="Nothing is lost: one segment of a request takes another way and comes a few milliseconds later "
     "than those that were sent after it. Where two overtake it, the sender waits. Where three or more do, "
     "the sender takes it for lost and repeats it in vain, until the receiver tells (DSACK). The milliseconds "
     "are the network's: loss_recovery_ns is 0 in both cases, and retransmits counts the vain one. Look at "
     "the path: several links, queues or CPUs that share the packets of one flow.",
-    topology=losses.topology(CASES, DELAY_NS),
-    ports=len(CASES),
+    delay_ns=DELAY_NS,
     # Or a connection would start with the reordering that those before it met.
     sysctls={"client": {"net.ipv4.tcp_no_metrics_save": 1}},
-    server=server,
-    client=client,
-    truth=truth,
-    checks=checks,
 )

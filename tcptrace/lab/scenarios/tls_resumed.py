@@ -66,7 +66,7 @@ SCENARIO = Scenario(
     "in any case; resuming saves the certificate and the work for it, which shows in response_bytes and "
     "peer_ns, and no round trip: that takes early data (0-RTT), which few servers allow. The first "
     "connection to each port is the full handshake.",
-    topology=Topology(delay_ns=10_000_000),
+    topology=Topology(delay_ns=tls.DELAY_NS),
     ports=len(PORTS),
     server=server,
     client=client,
