@@ -21,5 +21,4 @@ SCENARIO = losses_checks.scenario(
     "sender knows what is missing and repeats it: a loss costs one round trip more, several in one flight "
     "hardly more than one. loss_recovery_ns is that wait, and retransmit_kind is fast. It takes segments "
     "behind the lost one: the last ones of a request have none (see data-loss-tlp).",
-    fast=True,
 )

@@ -147,5 +147,4 @@ SCENARIO = Scenario(
     client=client,
     truth=truth,
     checks=checks,
-    fast=True,
 )

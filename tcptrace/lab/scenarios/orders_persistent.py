@@ -110,5 +110,4 @@ SCENARIO = Scenario(
     client=client,
     truth=truth,
     checks=checks,
-    fast=True,
 )

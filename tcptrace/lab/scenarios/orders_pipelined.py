@@ -113,5 +113,4 @@ SCENARIO = Scenario(
     client=client,
     truth=truth,
     checks=checks,
-    fast=True,
 )

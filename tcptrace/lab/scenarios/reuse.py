@@ -157,5 +157,4 @@ SCENARIO = Scenario(
     client=client,
     truth=truth,
     checks=checks,
-    fast=True,
 )
