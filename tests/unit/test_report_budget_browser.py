@@ -127,14 +127,16 @@ def test_hostile_names_in_bars_and_hover_texts_run_nothing(browser: Any, tmp_pat
 def test_a_phone_shows_the_budget_without_scrolling_sideways(report: Seen) -> None:
     page = report.page
     page.set_viewport_size({"width": 390, "height": 800})
+    # Each figure is drawn anew in its own time.
     until(page, "() => document.querySelector('.plot .main-svg').getBoundingClientRect().width < 390")
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    until(page, "() => document.documentElement.scrollWidth <= innerWidth")
     # The totals beside the bars are inside the figure.
-    assert page.evaluate(
+    until(
+        page,
         "() => { const plot = document.querySelector('figure.switched .plot');"
         "const right = plot.getBoundingClientRect().right;"
         "return [...plot.querySelectorAll('.annotation-text')]"
-        ".every(one => one.getBoundingClientRect().right <= right + 1); }"
+        ".every(one => one.getBoundingClientRect().right <= right + 1); }",
     )
     page.set_viewport_size({"width": 1300, "height": 900})
 
