@@ -12,6 +12,16 @@
 #include "functions.h"
 #include "walk.h"
 
+/*
+ * May the first RTT sample of a passive end be a SYN cookie's? That one is of whole milliseconds, from a stamp
+ * whose lowest bits are the client's options: one other sample in 32,000 looks the same. The ECN bit is left
+ * out, since the route decides about ECN again.
+ */
+static __always_inline int tt_cookie_sample(const struct tcp_sock *tp, __u32 srtt_us)
+{
+	return srtt_us % 8000 == 0 && (tt_echoed(tp) & 0x1f) == tt_cookie_options(tp);
+}
+
 /* The third ACK's arrival ends the handshake at either end; the kernel has just taken its RTT sample. */
 static __always_inline void tt_established(struct sock *sk, struct tt_socket *s, __u64 now)
 {
@@ -53,9 +63,8 @@ static __always_inline void tt_established(struct sock *sk, struct tt_socket *s,
 	} else if (s->role == TT_ROLE_PASSIVE) {
 		s->syn_retransmits = 0;
 		s->synack_retransmits = retrans;
-		/* tcp_synack_rtt_meas(): SYN-ACK sent to ACK received, when the SYN-ACK was sent once. A SYN
-		 * cookie has millisecond stamps only, and nothing else tells it here. */
-		if (!retrans && srtt_us && srtt_us % 8000) {
+		/* tcp_synack_rtt_meas(): SYN-ACK sent to ACK received, when the SYN-ACK was sent once. */
+		if (!retrans && srtt_us && !tt_cookie_sample(tp, srtt_us)) {
 			/* The sample is taken late (tcp_mstamp is refreshed next), the ACK has made the
 			 * child before. The child of a fast open is older than its SYN-ACK, and there the
 			 * sample is all there is. */

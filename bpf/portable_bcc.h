@@ -272,6 +272,14 @@ static inline __u32 tt_echoed(const struct tcp_sock *tp)
 	return opt.saw_tstamp ? opt.rcv_tsecr : 0;
 }
 
+static inline __u32 tt_cookie_options(const struct tcp_sock *tp)
+{
+	struct tcp_options_received opt;
+
+	bpf_probe_read_kernel(&opt, sizeof(opt), &tp->rx_opt);
+	return (opt.wscale_ok ? opt.snd_wscale : 0xf) | (opt.sack_ok ? 0x10 : 0);
+}
+
 static inline int tt_kernel_socket(const struct sock *sk)
 {
 	return 0; /* a bit-field */

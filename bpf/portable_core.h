@@ -221,6 +221,14 @@ static __always_inline __u32 tt_echoed(const struct tcp_sock *tp)
 	return TT_BITS(tp, rx_opt.saw_tstamp) ? TT_READ(tp, rx_opt.rcv_tsecr) : 0;
 }
 
+/* What a SYN cookie's timestamp carries of the client's options (cookie_init_timestamp() in syncookies.c). */
+static __always_inline __u32 tt_cookie_options(const struct tcp_sock *tp)
+{
+	__u32 scale = TT_BITS(tp, rx_opt.wscale_ok) ? TT_BITS(tp, rx_opt.snd_wscale) : 0xf;
+
+	return scale | (TT_BITS(tp, rx_opt.sack_ok) ? 0x10 : 0);
+}
+
 static __always_inline int tt_kernel_socket(const struct sock *sk)
 {
 	return TT_BITS(sk, sk_kern_sock);
