@@ -189,15 +189,16 @@ def ask(
 
 
 def truth(witness: Witness, port: int) -> Truth:
-    """Of the connections to a port, in order: what the client noted, and for how long the link had the turns
-    of each."""
+    """Of the connections to a port, in order: what the client noted, and for how long the link had TCP's
+    handshake and the turns of each."""
     names = [f"{what}_{port}{unit}" for what, unit in NOTES.items()]
     found: Truth = {name: witness.client[name] for name in names}
     if witness.log is not None:
-        found[f"link_{port}_ns"] = [
-            sum(packets.carried_ns(flow)) for flow in packets.flows(witness.log, port)
-        ]
+        flows = packets.flows(witness.log, port)
+        found[f"tcp_{port}_ns"] = [packets.handshake_ns(flow)[0] for flow in flows]
+        found[f"link_{port}_ns"] = [sum(packets.carried_ns(flow)) for flow in flows]
     elif witness.delay_ns is not None:  # the handshake's, and the request's
+        found[f"tcp_{port}_ns"] = [2 * witness.delay_ns for _ in found[f"connect_{port}_ns"]]
         found[f"link_{port}_ns"] = [
             (trips + 1) * 2 * witness.delay_ns for trips in found[f"round_trips_{port}"]
         ]
@@ -214,11 +215,17 @@ def checks(truth: Truth, rows: Rows, port: int, way: str, chosen: slice = slice(
         _all([len(own) - 1 for own in turns]),
     )
     yield each(
-        f"{way}: TCP's handshake, of connect()",
-        truth[f"connect_{port}_ns"][chosen],
+        f"{way}: TCP's handshake, of what the link took",
+        truth[f"tcp_{port}_ns"][chosen],
         column(ends, "handshake_ns"),
         relative=0.02,
         absolute_ns=300_000,
+    )
+    took = zip(column(ends, "handshake_ns"), truth[f"connect_{port}_ns"][chosen], strict=False)
+    yield same(
+        f"{way}: handshakes shorter than their connect()",
+        len(truth[f"connect_{port}_ns"][chosen]),
+        sum(found is not None and found < whole for found, whole in took),
     )
     yield each(
         f"{way}: waiting for the server in the handshake",
