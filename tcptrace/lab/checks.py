@@ -113,6 +113,19 @@ def each(
     return close(what, true, found, relative=relative, absolute_ns=absolute_ns, of=len(known))
 
 
+def bounded(
+    least: Sequence[float | None], most: Sequence[float | None], measured: Sequence[float | None]
+) -> list[float | None]:
+    """Truths of which only bounds are known, for :func:`each`: what was measured where it keeps them, else
+    the bound that it breaks. As many as there are bounds; unknown where one of the three is."""
+    found: list[float | None] = []
+    for number, (low, high) in enumerate(zip(least, most, strict=True)):
+        value = measured[number] if number < len(measured) else low
+        known = low is not None and high is not None and value is not None
+        found.append(max(low, min(high, value)) if known else low)  # type: ignore[type-var]
+    return found
+
+
 def same(what: str, truth: Value, measured: Value) -> Check:
     """A count or a word is exactly this."""
     return Check(what, truth, measured, "count" if _number(truth) else "text")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from tcptrace.errors import TcptraceError
 from tcptrace.lab import packets
-from tcptrace.lab.checks import Check, alike, each, fold, same
+from tcptrace.lab.checks import Check, alike, bounded, each, fold, same
 from tcptrace.lab.part import Part, drain, punctual
 from tcptrace.lab.rows import Rows, chosen, column
 from tcptrace.lab.scenario import Truth
@@ -85,15 +85,20 @@ def checks(truth: Truth, rows: Rows, cases: dict[int, str]) -> Iterator[Check]:
         active = chosen(rows.ends("active", port), "local_port", clients)
         passive = chosen(rows.ends("passive", port), "remote_port", clients)
         yield same(f"{lost}: connections", AT_ONCE, len(rows.ends("active", port)))
-        for name, ends in (("active", active), ("passive", passive)):
+        took = column(active, "handshake_ns")
+        # Between the relay and connect() is what either process waited for its turn.
+        at_client = bounded(truth[f"active_{port}_ns"], truth[f"connect_{port}_ns"], took)
+        for name, ends, true in (
+            ("active", active, at_client),
+            ("passive", passive, truth[f"passive_{port}_ns"]),
+        ):
             yield each(
                 f"{lost}: handshake, {name} end",
-                truth[f"{name}_{port}_ns"],
+                true,
                 column(ends, "handshake_ns"),
                 relative=0.002,
                 absolute_ns=500_000,
             )
-        took = column(active, "handshake_ns")
         shorter = [
             found is not None and found < whole
             for found, whole in zip(took, truth[f"connect_{port}_ns"], strict=False)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tcptrace.errors import HostError, TcptraceError
 from tcptrace.lab import packets
-from tcptrace.lab.checks import Check, each, fold, same
+from tcptrace.lab.checks import Check, bounded, each, fold, same
 from tcptrace.lab.part import Part, punctual, timed
 from tcptrace.lab.rows import Row, Rows, column
 from tcptrace.lab.scenario import FIRST_PORT, Scenario, Topology, Truth
@@ -215,17 +215,15 @@ def checks(truth: Truth, rows: Rows, port: int, way: str, chosen: slice = slice(
         _all([len(own) - 1 for own in turns]),
     )
     yield each(
-        f"{way}: TCP's handshake, of what the link took",
-        truth[f"tcp_{port}_ns"][chosen],
+        f"{way}: TCP's handshake, from what the link took to connect()",
+        bounded(
+            truth[f"tcp_{port}_ns"][chosen],
+            truth[f"connect_{port}_ns"][chosen],
+            column(ends, "handshake_ns"),
+        ),
         column(ends, "handshake_ns"),
         relative=0.02,
         absolute_ns=300_000,
-    )
-    took = zip(column(ends, "handshake_ns"), truth[f"connect_{port}_ns"][chosen], strict=False)
-    yield same(
-        f"{way}: handshakes shorter than their connect()",
-        len(truth[f"connect_{port}_ns"][chosen]),
-        sum(found is not None and found < whole for found, whole in took),
     )
     yield each(
         f"{way}: waiting for the server in the handshake",

@@ -15,6 +15,7 @@ from tcptrace.lab.checks import (
     alike,
     at_least,
     at_most,
+    bounded,
     close,
     count,
     each,
@@ -173,3 +174,11 @@ def test_what_json_says_is_what_the_verdict_is_from(truth: int, measured: int, s
     row = check.as_json(slack)
     assert (abs(row["error"]) <= row["allowed"]) == (row["verdict"] == OK)
     assert row["error"] == row["measured"] - row["truth"]
+
+
+def test_a_truth_within_bounds_is_what_was_measured_as_far_as_it_keeps_them() -> None:
+    assert bounded([10, 10, 10], [20, 20, 20], [15, 5, 30]) == [15, 10, 20]
+    assert bounded([10, 10], [20, 20], [15]) == [15, 10]
+    assert bounded([10, None], [None, 20], [15, 15]) == [10, None]
+    broken = each("a time", bounded([10], [20], [31]), [31], absolute_ns=10)
+    assert (broken.truth, broken.verdict()) == (20, BROKEN)

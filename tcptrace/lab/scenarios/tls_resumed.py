@@ -12,7 +12,7 @@ from tcptrace.lab.rows import Rows
 from tcptrace.lab.scenario import Scenario, Topology, Truth
 from tcptrace.lab.witness import Witness
 
-FULL = RESUMED = 5
+FULL, RESUMED = tls.CONNECTIONS, 5
 PORTS: dict[int, tls.Version] = {7001: "1.2", 7002: "1.3"}
 IN_FULL, AGAIN = slice(FULL), slice(FULL, None)
 
@@ -65,7 +65,7 @@ SCENARIO = Scenario(
     teaches="Who resumes a session of TLS 1.2 (port 7001) has one round trip instead of two: the first turn "
     "of its connection brings the server's Finished already. With TLS 1.3 (port 7002) there is one "
     "in any case; resuming saves the certificate and the work for it, which shows in response_bytes and "
-    "peer_ns, and no round trip: that takes early data (0-RTT), which few servers allow. The first five "
+    "peer_ns, and no round trip: that takes early data (0-RTT), which few servers allow. The first eight "
     "connections to each port are full handshakes.",
     topology=Topology(delay_ns=tls.DELAY_NS),
     ports=len(PORTS),
