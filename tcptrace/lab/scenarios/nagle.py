@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 
-from tcptrace.lab.checks import Check, at_least, at_most, close, count, each, median
+from tcptrace.lab.checks import Check, at_least, close, count, each, median
 from tcptrace.lab.part import Part, receive
 from tcptrace.lab.rows import Rows, column
 from tcptrace.lab.scenario import Scenario, Topology, Truth
@@ -99,7 +99,13 @@ def checks(truth: Truth, rows: Rows) -> Iterator[Check]:
             absolute_ns=300_000,
         )
         if port == QUICKACK:  # the second write still waits for one round trip
-            yield at_most(f"{cure}: nagle", base * 1.1, median(column(turns, "nagle_ns")))
+            yield each(
+                f"{cure}: nagle: what the turn takes longer than with TCP_NODELAY",
+                [total - base for total in truth[f"turn_{port}_ns"]],
+                column(turns, "nagle_ns"),
+                relative=0.05,
+                absolute_ns=500_000,
+            )
         else:
             yield close(f"{cure}: nagle", 0, median(column(turns, "nagle_ns")))
 
