@@ -149,7 +149,8 @@ def _scenarios(directory: Path) -> tuple[str, list[str]]:
         problems.append(f"{one['scenario']}: {one['verdict']}{': ' + _first(what) if what else ''}")
     if not outcomes:
         problems.append("no scenario was played")
-    words = f"{len(outcomes) - len(problems)} ok"
+    again = sum(one["first_run"] is not None and one["verdict"] == "ok" for one in outcomes)
+    words = f"{len(outcomes) - len(problems)} ok" + (f" ({again} played twice)" if again else "")
     return words + (f", {len(problems)} not" if problems else ""), problems
 
 

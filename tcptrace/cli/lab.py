@@ -150,7 +150,8 @@ def _here(name: str, trace: Path, page: Path) -> int:
     type=click.IntRange(1, 1000),
     default=1,
     metavar="N",
-    help="Multiply the absolute part of every bound: 20 for an emulated machine.",
+    help="For an emulated machine, say 20: multiply the absolute part of every bound, and play what breaks "
+    "one once more.",
 )
 @json_option
 def verify(names: tuple[str, ...], fast: bool, slack: int, as_json: bool) -> int:
@@ -181,14 +182,19 @@ def verify(names: tuple[str, ...], fast: bool, slack: int, as_json: bool) -> int
     for outcome in verify(chosen, slack):
         outcomes.append(outcome)
         lost = f", {outcome.lost} records lost" if outcome.lost else ""
-        if outcome.lost_before:
-            lost += f"; played again, the first run lost {outcome.lost_before} records"
-        _say(f"{outcome.name}: {outcome.verdict} ({outcome.seconds:.1f} s{lost})")
+        _say(f"{outcome.name}: {outcome.verdict} ({outcome.seconds:.1f} s{lost}{_first_run(outcome.first)})")
     if as_json:
         print_json([outcome.as_json(slack) for outcome in outcomes])
     else:
         _table(outcomes, slack)
     return exit_code(outcomes)
+
+
+def _first_run(first: "Outcome | None") -> str:  # type: ignore[name-defined]  # noqa: F821
+    if first is None:
+        return ""
+    lost = f" and lost {first.lost} records" if first.lost else ""
+    return f"; played again, the first run broke {', '.join(first.broken)}{lost}"
 
 
 def _table(outcomes: "list[Outcome]", slack: float = 1.0) -> None:  # type: ignore[name-defined]  # noqa: F821

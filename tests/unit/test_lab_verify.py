@@ -142,9 +142,26 @@ def test_broken_run_that_lost_records_is_repeated_once_and_says_so(
     once = made("unchecked", checks=lambda truth, rows: [same("rows", 3, next(verdicts))])
     monkeypatch.setattr(verify, "Rows", Lossy)
     found, still = verify.verify([once, once])
-    assert (found.verdict, found.lost_before, found.lost) == ("ok", 2, 0)
-    assert (still.verdict, still.lost_before, still.lost) == ("broken", 3, 1)
+    assert found.first and still.first
+    assert (found.verdict, found.first.lost, found.lost) == ("ok", 2, 0)
+    assert (still.verdict, still.first.lost, still.lost) == ("broken", 3, 1)
     assert losses == [] and verify.exit_code([still]) == 1
+
+
+def test_an_emulated_machine_may_break_a_bound_once_and_says_so(
+    playing: None, root: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdicts = iter([2, 3, 2, 2, 2])
+    shaky = made("shaky", checks=lambda truth, rows: [same("rows", 3, next(verdicts))])
+    monkeypatch.setattr("tcptrace.lab.scenario.scenario", lambda name: shaky)
+    code, out, err = run(capsys, "verify", "shaky", "--slack", "20", "--json")
+    assert code == 0 and "played again, the first run broke rows" in err
+    (found,) = json.loads(out)
+    assert (found["verdict"], found["first_run"]) == ("ok", {"lost": 0, "broken": ["rows"]})
+    assert run(capsys, "verify", "shaky", "--slack", "20")[0] == 1
+    assert next(verdicts) == 2  # and once only
+    with pytest.raises(StopIteration):
+        next(verdicts)
 
 
 def test_checks_that_miss_rows_are_a_failure_and_no_traceback(playing: None) -> None:

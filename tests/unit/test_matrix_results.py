@@ -25,7 +25,8 @@ def left(directory: Path, name: str, text: str) -> None:
 
 
 def scenario(verdict: str, **more: Any) -> dict[str, Any]:
-    return {"scenario": "nagle", "verdict": verdict, "reason": None, "checks": [], **more}
+    usual = {"scenario": "nagle", "reason": None, "checks": [], "first_run": None}
+    return {**usual, "verdict": verdict, **more}
 
 
 def test_doctor_is_green_when_it_is_ready_and_counts_facts(tmp_path: Path) -> None:
@@ -68,6 +69,13 @@ def test_a_scenario_that_is_not_ok_is_a_problem(tmp_path: Path, verdict: str) ->
         "1 ok, 1 not",
         (f"nagle: {verdict}: total: 9 of 5 ns, allowed 2 %",),
     )
+
+
+def test_scenarios_that_were_played_twice_are_counted(tmp_path: Path) -> None:
+    again = {"lost": 0, "broken": ["total"]}
+    outcomes = [scenario("ok"), scenario("ok", first_run=again), scenario("broken", first_run=again)]
+    left(tmp_path, "scenarios.json", json.dumps(outcomes))
+    assert judge(SCENARIOS, 1, 1.0, tmp_path).words == "2 ok (1 played twice), 1 not"
 
 
 def test_an_exit_code_that_nothing_explains_is_a_problem(tmp_path: Path) -> None:
