@@ -103,3 +103,12 @@ def test_a_time_in_a_state_that_it_was_not_in_breaks_the_check() -> None:
         check.verdict() for check in state_checks("x", truth, "active", 7001, [row], hidden=["fin_wait2"])
     ]
     assert wrong == [OK, BROKEN]
+
+
+@pytest.mark.parametrize(("kept_ms", "verdict"), [(40, OK), (1, BROKEN), (45, BROKEN)])
+def test_a_hidden_state_that_stayed_on_a_socket_has_to_be_right(kept_ms: int, verdict: str) -> None:
+    truth = {"active_7001_fin_wait2_ns": [50 * MS, 40 * MS]}
+    nothing: dict[str, int | None] = {f"{state}_ns": None for state in STATES}
+    rows = [nothing, nothing | {"fin_wait2_ns": kept_ms * MS}]
+    checks = list(state_checks("x", truth, "active", 7001, rows, hidden=["fin_wait2"]))
+    assert [check.verdict() for check in checks] == [verdict, OK]

@@ -82,6 +82,7 @@ def truth(witness: Witness) -> Truth:
             f"active_{port}_established_ns": witness.client[f"established_{port}_ns"],
             f"passive_{port}_established_ns": witness.server[f"established_{port}_ns"],
             f"{first}_{port}_fin_wait1_ns": witness.client[f"echo_{port}_ns"],
+            f"{first}_{port}_fin_wait2_ns": late[f"close_wait_{port}_ns"],
             f"{second}_{port}_close_wait_ns": late[f"close_wait_{port}_ns"],
             f"{second}_{port}_last_ack_ns": witness.client[f"echo_{port}_ns"],
         }
